@@ -4,3 +4,6 @@
 extern crate alloc;
 
 pub mod proto;
+#[cfg(feature = "server")]
+#[doc(hidden)]
+pub mod ring;

@@ -1,0 +1,254 @@
+//! Listening sockets, and connections on their way to another ring.
+
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::sync::Arc;
+
+use io_uring::{cqueue, opcode, types};
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketFlags, sockopt};
+use slab::Slab;
+
+use super::super::{Completion, Descriptor, Failure, ListenerId, Operation};
+use super::queue::Queue;
+use super::socket::{Kind, Tag};
+use super::{Uring, Waking};
+
+/// Connections taken from the queue of a listener that is closed; more than a queue can hold.
+const QUEUE_MAX: u32 = 1 << 16;
+
+/// Where other rings send sockets to.
+#[derive(Clone)]
+pub struct UringAddress {
+    /// A descriptor of the ring, of its own so that it stays what it is even if the ring is gone.
+    ring: Arc<OwnedFd>,
+    waking: Arc<Waking>,
+}
+
+impl UringAddress {
+    pub(super) fn new(ring: OwnedFd, waking: Arc<Waking>) -> UringAddress {
+        UringAddress { ring: Arc::new(ring), waking }
+    }
+
+    fn is(&self, other: &UringAddress) -> bool {
+        Arc::ptr_eq(&self.ring, &other.ring)
+    }
+}
+
+/// The listening sockets of a ring. An entry stays until its accept has ended.
+#[derive(Default)]
+pub(super) struct Listening {
+    sockets: Slab<Listen>,
+}
+
+struct Listen {
+    id: ListenerId,
+    socket: OwnedFd,
+    /// Whether connections go into the ring's own table.
+    is_direct: bool,
+    /// Whether a multishot accept is in flight.
+    is_armed: bool,
+    is_wanted: bool,
+    /// Closed as soon as the accept has ended.
+    is_removed: bool,
+}
+
+impl Listening {
+    fn find(&mut self, id: ListenerId) -> Option<(usize, &mut Listen)> {
+        self.sockets.iter_mut().find(|(_, listen)| listen.id == id && !listen.is_removed)
+    }
+
+    /// For an end of the ring: nothing is armed again.
+    pub(super) fn want_none(&mut self) {
+        self.sockets.iter_mut().for_each(|(_, listen)| listen.is_wanted = false);
+    }
+
+    /// Queues a multishot accept.
+    fn arm(&mut self, key: usize, queue: &mut Queue) {
+        let listen = &mut self.sockets[key];
+        debug_assert!(!listen.is_armed);
+        listen.is_armed = true;
+        let target = types::Fd(listen.socket.as_raw_fd());
+        let accept = opcode::AcceptMulti::new(target).allocate_file_index(listen.is_direct);
+        // A slot of the table is not a descriptor that a child process could inherit.
+        let flags = if listen.is_direct { 0 } else { libc::SOCK_CLOEXEC };
+        queue.push(accept.flags(flags).build().user_data(tag(key).to_u64()));
+    }
+}
+
+fn tag(key: usize) -> Tag {
+    Tag { kind: Kind::Accept, generation: 0, index: key as u32 }
+}
+
+impl Uring {
+    pub(super) fn add_listener(
+        &mut self,
+        id: ListenerId,
+        socket: OwnedFd,
+        identify: bool,
+    ) -> Result<(), Failure> {
+        let failed = |errno| Failure::new(Operation::Listen, errno);
+        // On a non-blocking socket io_uring reports EAGAIN instead of waiting for a connection.
+        rustix::io::ioctl_fionbio(&socket, false).map_err(|error| failed(error.raw_os_error()))?;
+        if !sockopt::socket_acceptconn(&socket).map_err(|error| failed(error.raw_os_error()))? {
+            return Err(failed(libc::EINVAL));
+        }
+        let is_unix = sockopt::socket_domain(&socket) == Ok(AddressFamily::UNIX);
+        let is_direct = is_unix && !identify;
+        let listen = Listen { id, socket, is_direct, is_armed: false, is_wanted: true, is_removed: false };
+        let key = self.listening.sockets.insert(listen);
+        self.arm_accept(key);
+        Ok(())
+    }
+
+    pub(super) fn accept_again(&mut self, id: ListenerId) {
+        let full = self.sockets.direct_open() >= self.direct_descriptors as usize;
+        let Some((key, listen)) = self.listening.find(id) else { return };
+        listen.is_wanted = true;
+        if listen.is_armed {
+            return; // or being cancelled: then it is armed again when that is done
+        }
+        if listen.is_direct && full {
+            // The kernel would accept a connection and drop it before it sees that the table is full.
+            listen.is_wanted = false;
+            let failure = Failure::new(Operation::Accept, libc::ENFILE);
+            return self.ready.push_back(Completion::AcceptFailed { listener: id, failure });
+        }
+        self.arm_accept(key);
+    }
+
+    pub(super) fn stop_accepting(&mut self, id: ListenerId) {
+        let Some((key, listen)) = self.listening.find(id) else { return };
+        if std::mem::replace(&mut listen.is_wanted, false) && listen.is_armed {
+            self.cancel(tag(key));
+        }
+    }
+
+    pub(super) fn remove_listener(&mut self, id: ListenerId) {
+        self.stop_accepting(id);
+        let Some((key, listen)) = self.listening.find(id) else { return };
+        listen.is_removed = true;
+        if !listen.is_armed {
+            self.end_listening(key);
+        }
+    }
+
+    /// Closes a listening socket on which no accept is in flight, after it took what waits in its queue.
+    fn end_listening(&mut self, key: usize) {
+        let Listen { id, socket, .. } = self.listening.sockets.remove(key);
+        if rustix::io::ioctl_fionbio(&socket, true).is_err() {
+            return;
+        }
+        for _ in 0..QUEUE_MAX {
+            self.syscalls_outside += 1;
+            match rustix::net::accept_with(&socket, SocketFlags::CLOEXEC) {
+                Ok(fd) => {
+                    let descriptor = self.sockets.open_ordinary(fd, id);
+                    self.ready.push_back(Completion::Accepted { listener: id, descriptor });
+                }
+                Err(Errno::INTR | Errno::CONNABORTED) => {}
+                Err(_) => return,
+            }
+        }
+    }
+
+    fn arm_accept(&mut self, key: usize) {
+        self.in_flight += 1;
+        self.listening.arm(key, &mut self.queue);
+    }
+
+    /// A completion of a multishot accept.
+    pub(super) fn accepted(&mut self, tag: Tag, result: i32, flags: u32) -> Option<Completion> {
+        let key = tag.index as usize;
+        let listen = &mut self.listening.sockets[key];
+        let listener = listen.id;
+        let is_direct = listen.is_direct;
+        if !cqueue::more(flags) {
+            self.in_flight -= 1;
+            listen.is_armed = false;
+            if listen.is_removed {
+                self.end_listening(key);
+            } else if listen.is_wanted {
+                match -result {
+                    // Ended without a failure, or cancelled by a stop that was taken back.
+                    ..=0 | libc::ECANCELED => self.arm_accept(key),
+                    errno => {
+                        listen.is_wanted = false;
+                        let failure = Failure::new(Operation::Accept, errno);
+                        return Some(Completion::AcceptFailed { listener, failure });
+                    }
+                }
+            }
+        }
+        if result < 0 {
+            return None;
+        }
+        let descriptor = if is_direct {
+            self.sockets.open_direct(result as u32, listener)
+        } else {
+            // SAFETY: the kernel made this descriptor for this accept and tells nobody else; each completion
+            // is read once.
+            let fd = unsafe { OwnedFd::from_raw_fd(result) };
+            self.sockets.open_ordinary(fd, listener)
+        };
+        Some(Completion::Accepted { listener, descriptor })
+    }
+
+    pub(super) fn send_socket(&mut self, descriptor: Descriptor, listener: ListenerId, to: &UringAddress) {
+        let mut descriptor = descriptor;
+        if !to.is(&self.address) {
+            if descriptor.is_direct() {
+                return self.send_direct(descriptor, listener, to);
+            }
+            // An ordinary descriptor is as good in any ring of this process.
+            let Some(fd) = self.sockets.end(descriptor) else { return };
+            let Err(fd) = to.waking.deliver(listener, fd) else { return };
+            descriptor = self.sockets.open_ordinary(fd, listener);
+        }
+        self.ready.push_back(Completion::Accepted { listener, descriptor });
+    }
+
+    /// Has the kernel put the socket into the other ring's table.
+    fn send_direct(&mut self, descriptor: Descriptor, listener: ListenerId, to: &UringAddress) {
+        let Some(socket) = self.sockets.get_mut(descriptor) else { return };
+        socket.listener = listener;
+        let here = Tag { kind: Kind::HandOver, generation: socket.generation, index: descriptor.0 };
+        let there = Tag { kind: Kind::TakeOver, generation: 0, index: listener.0 };
+        let ring = types::Fd(to.ring.as_raw_fd());
+        let (slot, any) = (types::Fixed(descriptor.number()), types::DestinationSlot::auto_target());
+        let message = opcode::MsgRingSendFd::new(ring, slot, any, there.to_u64()).build();
+        self.queue.push(message.user_data(here.to_u64()));
+        // The ring's descriptor must be open when the message is submitted; siblings are few.
+        if !self.siblings.iter().any(|sibling| sibling.is(to)) {
+            self.siblings.push(to.clone());
+        }
+    }
+
+    /// The other ring has the socket, or cannot take it.
+    pub(super) fn socket_sent(&mut self, tag: Tag, result: i32) -> Option<Completion> {
+        let descriptor = Descriptor(tag.index);
+        let listener = self.sockets.of_tag(tag)?.listener;
+        if result < 0 {
+            return Some(Completion::Accepted { listener, descriptor });
+        }
+        // The socket lies in both tables.
+        self.sockets.end(descriptor);
+        self.push_close(descriptor);
+        None
+    }
+
+    /// Another ring put a socket into our table.
+    pub(super) fn socket_came(&mut self, tag: Tag, result: i32) -> Option<Completion> {
+        let listener = ListenerId(tag.index);
+        let slot = u32::try_from(result).expect("messages carry sockets");
+        let descriptor = self.sockets.open_direct(slot, listener);
+        Some(Completion::Accepted { listener, descriptor })
+    }
+
+    /// Other rings may have left sockets in the inbox.
+    pub(super) fn sockets_came(&mut self) {
+        for (listener, fd) in self.waking.take_sockets() {
+            let descriptor = self.sockets.open_ordinary(fd, listener);
+            self.ready.push_back(Completion::Accepted { listener, descriptor });
+        }
+    }
+}
