@@ -3,6 +3,10 @@
 
 extern crate alloc;
 
+#[cfg(feature = "server")]
+pub mod config;
+#[cfg(feature = "server")]
+pub mod metrics;
 pub mod proto;
 #[cfg(feature = "server")]
 #[doc(hidden)]
