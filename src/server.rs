@@ -1,0 +1,256 @@
+//! [`Server`], [`Builder`], [`Handle`]: what an embedder touches first.
+
+use std::fmt;
+use std::sync::Arc;
+use std::thread::available_parallelism;
+
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+use crate::config::{Config, Driver};
+use crate::engine::{Engine, HostKind, Order, Setup};
+use crate::handler::{Authorizer, Filter, MountError, Registry, Responder};
+use crate::metrics::Snapshot;
+use crate::ring::{self, Choice, Epoll, Listen, ListenOptions, Listener, PoolConfig, Uring};
+use crate::{Error, Result};
+
+/// A FastCGI server. Begin with [`Server::builder`].
+#[derive(Debug)]
+pub struct Server(());
+
+impl Server {
+    /// What a server is made from.
+    pub fn builder() -> Builder {
+        Builder { config: Config::default(), registry: Registry::default(), bad_mount: None }
+    }
+}
+
+/// Collects handlers and settings. End with [`Builder::run`] or [`Builder::start`].
+#[derive(Debug)]
+#[must_use = "a server does nothing until it is run or started"]
+pub struct Builder {
+    config: Config,
+    registry: Registry,
+    bad_mount: Option<MountError>,
+}
+
+impl Builder {
+    /// Listens on an address: `unix:/path`, `unix:@abstract`, `HOST:PORT`, `[::1]:9000`, `fd:N`, `systemd` or
+    /// `systemd:NAME`. May be called several times. Without any, the server takes file descriptor 0, as web servers
+    /// hand it over (FCGI_LISTENSOCK_FILENO, FastCGI 1.0 §2.2).
+    pub fn listen(mut self, address: impl Into<String>) -> Builder {
+        self.config.listen.push(address.into());
+        self
+    }
+
+    /// Answers requests below `mount`, a path prefix such as `/` or `/app`, in the Responder role.
+    pub fn responder(self, mount: &str, handler: impl Responder) -> Builder {
+        let published = self.registry.responder(mount, handler);
+        self.note(published)
+    }
+
+    /// Decides on requests below `mount` in the Authorizer role.
+    pub fn authorizer(self, mount: &str, handler: impl Authorizer) -> Builder {
+        let published = self.registry.authorizer(mount, handler);
+        self.note(published)
+    }
+
+    /// Filters files below `mount` in the Filter role.
+    pub fn filter(self, mount: &str, handler: impl Filter) -> Builder {
+        let published = self.registry.filter(mount, handler);
+        self.note(published)
+    }
+
+    fn note(mut self, published: std::result::Result<(), MountError>) -> Builder {
+        self.bad_mount = self.bad_mount.or(published.err());
+        self
+    }
+
+    /// Worker threads, each with a ring of its own; 0, the default, for one per core.
+    pub fn workers(mut self, workers: usize) -> Builder {
+        self.config.workers = workers;
+        self
+    }
+
+    /// The way to the kernel; [`Driver::Auto`] is the default.
+    pub fn driver(mut self, driver: Driver) -> Builder {
+        self.config.driver = driver;
+        self
+    }
+
+    /// Takes all settings from `config`. Addresses given with [`Builder::listen`] before this call are added to its.
+    pub fn config(mut self, mut config: Config) -> Builder {
+        config.listen.append(&mut self.config.listen);
+        self.config = config;
+        self
+    }
+
+    /// Serves until SIGTERM or SIGINT, then drains: no new connections, requests in flight are answered. A second
+    /// signal ends it at once.
+    ///
+    /// # Errors
+    ///
+    /// [`Error`] says what cannot be listened on, set or started, in one line each, or which worker failed.
+    pub fn run(self) -> Result<()> {
+        let mut signals = Signals::new([SIGTERM, SIGINT]).map_err(Error::Signals)?;
+        let closer = signals.handle();
+        let mut handle = self.start()?;
+        let control = handle.engine.control.clone();
+        let waiter = std::thread::spawn(move || {
+            let mut is_draining = false;
+            for signal in signals.forever() {
+                let name = if signal == SIGTERM { "SIGTERM" } else { "SIGINT" };
+                if is_draining {
+                    tracing::warn!("{name} again: stopping now");
+                    control.command(Order::Stop);
+                } else {
+                    tracing::info!("{name}: draining; a second signal stops at once");
+                    control.command(Order::Drain);
+                    is_draining = true;
+                }
+            }
+        });
+        let outcome = handle.wait();
+        closer.close();
+        // The thread only loops over signals; it cannot fail.
+        let _ = waiter.join();
+        outcome
+    }
+
+    /// Starts the workers and returns. No signal is caught.
+    pub fn start(self) -> Result<Handle> {
+        if let Some(error) = self.bad_mount {
+            return Err(error.into());
+        }
+        let config = self.config;
+        config.check()?;
+        let workers = match config.workers {
+            0 => available_parallelism().map_or(1, usize::from),
+            workers => workers,
+        };
+        let pool = PoolConfig {
+            buffer_bytes: config.buffer_bytes,
+            ring_buffers: config.ring_buffers,
+            buffers_max: config.buffers_max.max(config.ring_buffers.saturating_mul(2)),
+        };
+        let choice = ring::choose(driver(config.driver), &pool)?;
+        let listeners = listen(&config, workers)?;
+        let addresses: Arc<[String]> = listeners.iter().map(|l| l.address().to_owned()).collect();
+        let registry = Arc::new(self.registry);
+        let is_uring = choice == Choice::Uring;
+        let host = if is_uring { HostKind::TokioUring } else { HostKind::Tokio };
+        let setup = Setup { config, workers, host, registry: registry.clone(), listeners };
+        let engine = if is_uring {
+            Engine::start(setup, move || Uring::new(&pool, Uring::DIRECT_DESCRIPTORS))?
+        } else {
+            Engine::start(setup, move || Epoll::new(&pool))?
+        };
+        tracing::info!(
+            "listening on {}; {workers} {}; {choice}",
+            addresses.join(", "),
+            if workers == 1 { "worker" } else { "workers" },
+        );
+        Ok(Handle { engine, registry, addresses, choice, workers })
+    }
+}
+
+fn listen(config: &Config, workers: usize) -> Result<Vec<Listener>> {
+    let options = ListenOptions {
+        workers,
+        backlog: config.backlog,
+        mode: config.socket_mode,
+        owner: config.socket_owner.clone(),
+        group: config.socket_group.clone(),
+    };
+    let standard_input = ["fd:0".to_owned()];
+    let wanted = if config.listen.is_empty() { &standard_input[..] } else { &config.listen };
+    let mut listeners = Vec::new();
+    for address in wanted {
+        listeners.extend(address.parse::<Listen>()?.bind(&options)?);
+    }
+    Ok(listeners)
+}
+
+fn driver(driver: Driver) -> ring::Driver {
+    match driver {
+        Driver::Auto => ring::Driver::Auto,
+        Driver::Uring => ring::Driver::Uring,
+        Driver::Epoll => ring::Driver::Epoll,
+    }
+}
+
+/// A running server. Dropping it stops the server at once; [`Handle::drain`] and [`Handle::wait`] end it in order.
+pub struct Handle {
+    engine: Engine,
+    registry: Arc<Registry>,
+    addresses: Arc<[String]>,
+    choice: Choice,
+    workers: usize,
+}
+
+impl Handle {
+    /// Where it listens, as clients connect: `127.0.0.1:9000` with the port that was taken, `unix:/path`.
+    pub fn addresses(&self) -> &[String] {
+        &self.addresses
+    }
+
+    /// The handlers; they may be changed while the server serves.
+    pub fn registry(&self) -> &Registry {
+        &self.registry
+    }
+
+    /// Which driver serves and why, in one sentence for the operator.
+    pub fn driver(&self) -> String {
+        self.choice.to_string()
+    }
+
+    /// How many workers there are.
+    pub fn workers(&self) -> usize {
+        self.workers
+    }
+
+    /// What was counted so far, summed over the workers.
+    pub fn metrics(&self) -> Snapshot {
+        Snapshot::sum(self.engine.metrics.iter().map(|worker| &**worker))
+    }
+
+    /// What each worker counted.
+    pub fn worker_metrics(&self) -> Vec<Snapshot> {
+        self.engine.metrics.iter().map(|worker| Snapshot::sum([&**worker])).collect()
+    }
+
+    /// Open connections of each worker.
+    pub fn connections(&self) -> Vec<usize> {
+        let loads = &self.engine.control.loads;
+        (0..self.workers).map(|worker| loads.of(worker)).collect()
+    }
+
+    /// Accepts no more, answers what has begun (within `drain_timeout`), then ends.
+    pub fn drain(&self) {
+        self.engine.control.command(Order::Drain);
+    }
+
+    /// Ends at once; requests in flight get no answer.
+    pub fn stop(&self) {
+        self.engine.control.command(Order::Stop);
+    }
+
+    /// Waits until the server has ended.
+    pub fn wait(&mut self) -> Result<()> {
+        Ok(self.engine.wait()?)
+    }
+}
+
+impl fmt::Debug for Handle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Handle").field("addresses", &self.addresses).finish_non_exhaustive()
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.stop();
+        // Whoever wants to know how it ended calls wait().
+        let _ = self.engine.wait();
+    }
+}

@@ -1,0 +1,217 @@
+//! What handlers may use: timers, sockets, tasks, files and wake-ups from other threads, on the worker that they
+//! live on.
+
+use std::rc::Rc;
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use ringway::{Driver, Failure, Request, Response};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use crate::app::{self, heard};
+use crate::peer::Ask;
+use crate::server::{Serve, each_driver};
+
+each_driver! {
+    timers_are_kept_while_the_worker_is_busy,
+    a_timer_ends_in_time_on_a_quiet_worker,
+    tasks_may_outlive_their_request,
+    sockets_work,
+    other_threads_wake_a_handler,
+    thousands_of_handlers_wait_at_once,
+    a_handler_that_is_always_ready_starves_nobody,
+    files_are_read_with_io_uring,
+    several_workers_each_have_a_runtime,
+}
+
+fn timers_are_kept_while_the_worker_is_busy(driver: Driver) {
+    async fn sleep(_: Request) -> Response {
+        let began = Instant::now();
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        Response::text(format!("{}", began.elapsed().as_millis()))
+    }
+    let served =
+        Serve::new(driver).start(|server| server.responder("/", app::hello).responder("/sleep", sleep));
+    let (mut sleeper, mut busy) = (served.connect(), served.connect());
+    let began = Instant::now();
+    sleeper.ask(&Ask::get("/sleep"));
+    // Never a moment without a request, so that the worker never sleeps.
+    for id in 1..=8 {
+        busy.ask(&Ask::get("/").id(id));
+    }
+    while began.elapsed() < Duration::from_millis(300) {
+        for id in 1..=8 {
+            busy.answer(id);
+            busy.ask(&Ask::get("/").id(id));
+        }
+    }
+    let slept: u64 = sleeper.answer(1).text().parse().unwrap();
+    assert!((50..250).contains(&slept), "a sleep of 50 ms took {slept} ms beside busy requests");
+}
+
+fn a_timer_ends_in_time_on_a_quiet_worker(driver: Driver) {
+    async fn sleep(_: Request) -> Response {
+        tokio::time::sleep(Duration::from_millis(30)).await;
+        Response::new(204)
+    }
+    let served = Serve::new(driver).start(|server| server.responder("/", sleep));
+    let mut peer = served.connect();
+    for _ in 0..3 {
+        let (before, began) = (served.metrics().turns, Instant::now());
+        assert_eq!(peer.get("/").status(), 204);
+        let took = began.elapsed();
+        assert!((30..1_000).contains(&took.as_millis()), "{took:?}");
+        let turns = served.metrics().turns - before;
+        assert!(turns < 50, "{turns} turns for one sleep");
+    }
+}
+
+fn tasks_may_outlive_their_request(driver: Driver) {
+    let (tell, told) = mpsc::channel();
+    let spawn = move |_: Request| {
+        let tell = Rc::new(tell.clone());
+        async move {
+            tokio::task::spawn_local(async move {
+                tokio::time::sleep(Duration::from_millis(30)).await;
+                // And one that is spawned by a task.
+                tokio::task::spawn_local(async move { tell.send("done").unwrap() });
+            });
+            "spawned\n"
+        }
+    };
+    let served = Serve::new(driver).start(|server| server.responder("/", spawn));
+    // The worker has nothing else to do, and the connection is gone.
+    assert_eq!(served.connect().fetch(&Ask::get("/").close()).text(), "spawned\n");
+    assert_eq!(heard(&told), "done");
+}
+
+fn sockets_work(driver: Driver) {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let upstream = listener.local_addr().unwrap();
+    let echo = std::thread::spawn(move || {
+        for _ in 0..20 {
+            let (mut stream, _) = listener.accept().unwrap();
+            std::thread::sleep(Duration::from_millis(1));
+            std::io::copy(&mut stream.try_clone().unwrap(), &mut stream).unwrap();
+        }
+    });
+    let ask_upstream = move |request: Request| async move {
+        let mut stream = tokio::net::TcpStream::connect(upstream).await?;
+        tokio::io::copy(&mut request.stdin(), &mut stream).await?;
+        stream.shutdown().await?;
+        let mut body = Vec::new();
+        stream.read_to_end(&mut body).await?;
+        Ok::<_, Failure>(Response::bytes(body))
+    };
+    let served = Serve::new(driver).start(|server| server.responder("/", ask_upstream));
+    let mut peer = served.connect();
+    for id in 1..=20 {
+        peer.ask(&Ask::post("/", format!("body {id}")).id(id));
+    }
+    for id in 1..=20 {
+        assert_eq!(peer.answer(id).text(), format!("body {id}"));
+    }
+    echo.join().unwrap();
+}
+
+fn other_threads_wake_a_handler(driver: Driver) {
+    async fn ask_a_thread(request: Request) -> Result<Response, Failure> {
+        let (answer, answered) = tokio::sync::oneshot::channel();
+        let after: u64 = std::str::from_utf8(request.query())?.parse()?;
+        std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(after));
+            answer.send("from a thread\n").unwrap();
+        });
+        Ok(Response::text(answered.await?))
+    }
+    let served = Serve::new(driver).start(|server| server.responder("/", ask_a_thread));
+    let mut peer = served.connect();
+    for after in [0, 1, 20] {
+        for _ in 0..10 {
+            assert_eq!(peer.get(&format!("/?{after}")).text(), "from a thread\n");
+        }
+    }
+    // Many at once, so that wake-ups meet the worker in every state.
+    for id in 1..=50 {
+        peer.ask(&Ask::get(&format!("/?{}", id % 5)).id(id));
+    }
+    for id in 1..=50 {
+        assert_eq!(peer.answer(id).text(), "from a thread\n");
+    }
+}
+
+fn thousands_of_handlers_wait_at_once(driver: Driver) {
+    async fn sleep(_: Request) -> Response {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        Response::new(204)
+    }
+    let serve = Serve::new(driver).config(|config| config.connection_requests_max = 2_000);
+    let served = serve.start(|server| server.responder("/", sleep));
+    let mut peer = served.connect();
+    for id in 1..=2_000 {
+        peer.ask(&Ask::get("/").id(id));
+    }
+    for id in 1..=2_000 {
+        assert_eq!(peer.answer(id).status(), 204);
+    }
+    served.until("none is left", |metrics| metrics.tasks_pending == 0);
+}
+
+fn a_handler_that_is_always_ready_starves_nobody(driver: Driver) {
+    async fn spin(_: Request) -> Response {
+        let began = Instant::now();
+        while began.elapsed() < Duration::from_millis(300) {
+            tokio::task::yield_now().await;
+        }
+        Response::new(204)
+    }
+    let (tell, told) = mpsc::channel();
+    let served = Serve::new(driver).start(|server| {
+        server.responder("/", app::hello).responder("/spin", move |request: Request| {
+            tell.send("began").unwrap();
+            spin(request)
+        })
+    });
+    let (mut spinner, mut peer) = (served.connect(), served.connect());
+    spinner.ask(&Ask::get("/spin"));
+    assert_eq!(heard(&told), "began");
+    let began = Instant::now();
+    assert_eq!(peer.get("/").status(), 200);
+    assert!(began.elapsed() < Duration::from_millis(250), "it waited for {:?}", began.elapsed());
+    assert_eq!(spinner.answer(1).status(), 204);
+}
+
+fn files_are_read_with_io_uring(driver: Driver) {
+    if driver != Driver::Uring {
+        return; // There the host is tokio alone.
+    }
+    async fn read(_: Request) -> Result<Response, Failure> {
+        let file = tokio_uring::fs::File::open("Cargo.toml").await?;
+        let (result, block) = file.read_at(Vec::with_capacity(64), 0).await;
+        let count = result?;
+        file.close().await?;
+        Ok(Response::bytes(block[..count].to_vec()))
+    }
+    let served = Serve::new(driver).start(|server| server.responder("/", read));
+    let mut peer = served.connect();
+    for id in 1..=20 {
+        peer.ask(&Ask::get("/").id(id));
+    }
+    for id in 1..=20 {
+        assert!(peer.answer(id).text().starts_with("[package]"));
+    }
+}
+
+fn several_workers_each_have_a_runtime(driver: Driver) {
+    async fn thread(_: Request) -> Response {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        Response::text(std::thread::current().name().unwrap().to_owned())
+    }
+    let serve = Serve::new(driver).config(|config| config.workers = 3);
+    let served = serve.start(|server| server.responder("/", thread));
+    let mut peers: Vec<_> = (0..9).map(|_| served.connect()).collect();
+    let mut names: Vec<_> = peers.iter_mut().map(|peer| peer.get("/").text().to_owned()).collect();
+    names.sort();
+    names.dedup();
+    assert_eq!(names, ["ringway-0", "ringway-1", "ringway-2"]);
+}
