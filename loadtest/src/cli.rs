@@ -1,0 +1,182 @@
+//! The command line: `run` loads one address, `compare` starts all servers and compares them.
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use clap::{Args, Parser, Subcommand};
+
+use crate::address::Address;
+use crate::compare::Comparison;
+use crate::contender::Programs;
+use crate::load::{self, Pace, Plan, Shape};
+use crate::process::{self, Cores};
+use crate::syscalls::Counter;
+use crate::{report, targets};
+
+/// Loads FastCGI servers with requests as nginx sends them, verifies every answer, and measures the server.
+#[derive(Parser)]
+#[command(name = "ringway-loadtest", version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Run(Run),
+    Compare(Compare),
+}
+
+/// Loads one server that is already there and serves the probe's `hello`
+#[derive(Args)]
+struct Run {
+    /// unix:/path or IP:PORT of the loopback
+    #[arg(long)]
+    connect: Address,
+    /// kept:N, mux:NxM (connections × ids) or per-request:N
+    #[arg(long, default_value = "kept:64")]
+    shape: Shape,
+    /// Open loop: start this many requests a second, whatever the server does
+    #[arg(long)]
+    rate: Option<f64>,
+    /// Measured seconds
+    #[arg(long, default_value_t = 2.0)]
+    seconds: f64,
+    /// Seconds of load before that
+    #[arg(long, default_value_t = 0.2)]
+    warmup: f64,
+    /// Measured requests, at most
+    #[arg(long)]
+    requests: Option<u64>,
+    /// The server's process: report its CPU time and memory
+    #[arg(long)]
+    pid: Option<u32>,
+    /// Count the system calls of --pid too; makes them dearer
+    #[arg(long, requires = "pid")]
+    syscalls: bool,
+    /// The core to run on
+    #[arg(long)]
+    core: Option<usize>,
+}
+
+/// Starts the servers, compares them cell by cell, prints Markdown
+#[derive(Args)]
+struct Compare {
+    /// The `ringway` program; without it only the comparison servers are measured
+    #[arg(long)]
+    ringway: Option<PathBuf>,
+    /// Only cells whose name contains this, such as `unix` or `mux`
+    #[arg(long, default_value = "")]
+    cells: String,
+    /// Interleaved rounds of each cell
+    #[arg(long, default_value_t = 7)]
+    rounds: usize,
+    /// Measured seconds of one round
+    #[arg(long, default_value_t = 0.5)]
+    seconds: f64,
+    /// Seconds of load before each round
+    #[arg(long, default_value_t = 0.2)]
+    warmup: f64,
+    /// Idle connections whose memory is measured; 0 to leave that out
+    #[arg(long, default_value_t = 10_000)]
+    idle: u32,
+    /// Seconds of wrk through nginx in each of three rounds; 0 to leave that out
+    #[arg(long, default_value_t = 3)]
+    front: u32,
+    /// The servers' core
+    #[arg(long, default_value_t = 0)]
+    server_core: usize,
+    /// The generator's core, and nginx's and wrk's
+    #[arg(long, default_value_t = 1)]
+    generator_core: usize,
+    /// Write the tables to this file too
+    #[arg(long)]
+    markdown: Option<PathBuf>,
+    /// Write every round to this file
+    #[arg(long)]
+    json: Option<PathBuf>,
+    /// Exit with 1 where a target is missed or not measured
+    #[arg(long)]
+    check: bool,
+}
+
+/// Reads the command line and does what it says.
+pub fn main() -> ExitCode {
+    let done = match Cli::parse().command {
+        Command::Run(run) => run.run(),
+        Command::Compare(compare) => compare.run(),
+    };
+    done.unwrap_or_else(|error| {
+        eprintln!("ringway-loadtest: {error:#}");
+        ExitCode::FAILURE
+    })
+}
+
+impl Run {
+    fn run(self) -> Result<ExitCode> {
+        process::raise_descriptors()?;
+        self.core.map(process::pin).transpose()?;
+        if let Some(rate) = self.rate {
+            ensure!(rate.is_finite() && rate > 0.0, "--rate is a number of requests a second");
+        }
+        let plan = Plan {
+            address: self.connect,
+            shape: self.shape,
+            pace: self.rate.map_or(Pace::Closed, Pace::Open),
+            warmup: seconds("--warmup", self.warmup)?,
+            duration: seconds("--seconds", self.seconds)?,
+            requests_max: self.requests.unwrap_or(u64::MAX),
+            server: self.pid,
+        };
+        let counter = self.pid.filter(|_| self.syscalls).map(Counter::start).transpose()?;
+        let outcome = load::run(&plan)?;
+        let calls = counter.map(Counter::finish).transpose()?;
+        let calls = calls.map(|calls| calls as f64 / outcome.requests_total.max(1) as f64);
+        let memory = self.pid.map(process::memory).transpose()?;
+        print!("{}", report::run(&outcome, memory.map(|memory| memory.resident), calls));
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+impl Compare {
+    fn run(self) -> Result<ExitCode> {
+        ensure!((1..=1000).contains(&self.rounds), "--rounds: 1 to 1000");
+        ensure!(self.front <= MINUTE, "--front: at most {MINUTE} seconds");
+        ensure!(self.ringway.is_some() || !self.check, "--check needs --ringway");
+        let has_ringway = self.ringway.is_some();
+        let mut comparison = Comparison {
+            programs: Programs::prepare(self.ringway)?,
+            cells: self.cells,
+            rounds: self.rounds,
+            duration: seconds("--seconds", self.seconds)?,
+            warmup: seconds("--warmup", self.warmup)?,
+            idle_connections: self.idle,
+            front_seconds: self.front,
+            cores: Cores { server: self.server_core, generator: self.generator_core },
+        };
+        let results = comparison.run()?;
+        let verdicts = if has_ringway { targets::judge(&results) } else { Vec::new() };
+        let markdown = report::markdown(&results, &verdicts);
+        print!("{markdown}");
+        if let Some(path) = self.markdown {
+            fs::write(&path, &markdown).with_context(|| format!("write {}", path.display()))?;
+        }
+        if let Some(path) = self.json {
+            let json = serde_json::to_string_pretty(&results)?;
+            fs::write(&path, json).with_context(|| format!("write {}", path.display()))?;
+        }
+        let is_missed = verdicts.iter().any(|verdict| !verdict.is_met);
+        Ok(if self.check && is_missed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+    }
+}
+
+/// A time of at most a minute.
+fn seconds(flag: &str, seconds: f64) -> Result<Duration> {
+    ensure!((0.0..=f64::from(MINUTE)).contains(&seconds), "{flag}: 0 to {MINUTE} seconds");
+    Ok(Duration::from_secs_f64(seconds))
+}
+
+const MINUTE: u32 = 60;
