@@ -1,0 +1,43 @@
+# make run    the demo: the probe application over FastCGI behind an embedded web front, http://127.0.0.1:8080
+# make test   everything that CI checks; installs the Debian packages that the interoperability tests talk to
+# make bench  criterion's benchmarks of the parts, then the comparison of the whole with its peers
+
+CARGO ?= cargo
+
+# What the tests start or build against.
+PACKAGES = nginx-light haproxy libfcgi-dev libfcgi-bin spawn-fcgi curl
+
+.PHONY: run test bench packages format lint unit docs
+
+run:
+	$(CARGO) run --release --features cli -- demo
+
+test: packages format lint unit docs
+
+packages:
+	@missing=""; for package in $(PACKAGES); do \
+	  dpkg-query -W -f='$${Status}' $$package 2>/dev/null | grep -q 'ok installed' || missing="$$missing $$package"; \
+	done; \
+	if [ -n "$$missing" ]; then \
+	  sudo=$$(test "$$(id -u)" = 0 || echo sudo); \
+	  echo "installing:$$missing"; \
+	  $$sudo apt-get update -qq && \
+	  DEBIAN_FRONTEND=noninteractive $$sudo apt-get install -y -qq --no-install-recommends $$missing >/dev/null; \
+	fi
+
+format:
+	$(CARGO) fmt --all --check
+
+lint:
+	$(CARGO) clippy --workspace --all-targets --features cli -- -D warnings
+	$(CARGO) clippy --no-default-features -- -D warnings
+
+unit:
+	RINGWAY_REQUIRE=$(RINGWAY_REQUIRE) $(CARGO) test --workspace --features cli
+
+docs:
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --no-deps --features cli
+
+bench:
+	$(CARGO) bench
+	$(MAKE) -C loadtest compare
