@@ -182,25 +182,27 @@ impl<R: Ring> Worker<R> {
         self.parts.requests.now = self.clock.advance();
         self.parts.requests.refresh();
         self.parts.metrics.turns.incr();
+        let mut did = self.reap();
+        did |= self.run_woken();
+        did |= self.look_at_touched();
+        self.settle_dirty();
+        // What was sent at once, without the kernel's word for it, need not wait for the next turn.
+        did |= self.reap();
+        self.settle_dirty();
+        self.meet_deadlines();
+        self.set_alarm();
+        self.parts.metrics.syscalls.set(self.ring.syscalls());
+        self.parts.metrics.tasks_pending.set(self.parts.requests.tasks.len() as u64);
+        did
+    }
+
+    /// Handles every completion there is. Returns whether there was any.
+    fn reap(&mut self) -> bool {
         let mut did = false;
         while let Some(completion) = self.ring.completion() {
             did = true;
             self.complete(completion);
         }
-        did |= self.run_woken();
-        self.look_at_touched();
-        self.settle_dirty();
-        // What was sent at once, without the kernel's word for it, need not wait for the next turn.
-        while let Some(completion) = self.ring.completion() {
-            self.complete(completion);
-        }
-        if !self.dirty.is_empty() {
-            self.settle_dirty();
-        }
-        self.meet_deadlines();
-        self.set_alarm();
-        self.parts.metrics.syscalls.set(self.ring.syscalls());
-        self.parts.metrics.tasks_pending.set(self.parts.requests.tasks.len() as u64);
         did
     }
 
@@ -262,7 +264,7 @@ impl<R: Ring> Worker<R> {
         tracing::warn!(
             "{failure}; accepting again in {ACCEPT_PAUSE} ms (raise the limit of open files, or lower connections_max)"
         );
-        if let Some(accepting) = self.listeners.iter_mut().find(|accepting| accepting.listener == listener) {
+        if let Some(accepting) = accepting_on(&mut self.listeners, listener) {
             accepting.is_on = false;
             if self.draining == Draining::No {
                 accepting.resume_at = self.clock.now() + ACCEPT_PAUSE;
@@ -272,7 +274,7 @@ impl<R: Ring> Worker<R> {
 
     fn pause_accepting(&mut self, listener: ListenerId) {
         let resume_at = self.clock.now() + ACCEPT_PAUSE;
-        if let Some(accepting) = self.listeners.iter_mut().find(|accepting| accepting.listener == listener)
+        if let Some(accepting) = accepting_on(&mut self.listeners, listener)
             && accepting.is_on
         {
             self.ring.accept_stop(listener);
@@ -433,8 +435,10 @@ impl<R: Ring> Worker<R> {
         did
     }
 
-    fn look_at_touched(&mut self) {
+    /// Looks at what handlers, and tasks that they spawned, have read and written.
+    fn look_at_touched(&mut self) -> bool {
         let batch = self.parts.requests.take_touched();
+        let did = !batch.is_empty();
         for &(token, request) in &batch {
             if let Some(peer) = peer_of(&mut self.peers, token) {
                 self.parts.requests.look_at(peer, request);
@@ -442,6 +446,7 @@ impl<R: Ring> Worker<R> {
             }
         }
         self.parts.requests.put_back_touched(batch);
+        did
     }
 
     fn settle_dirty(&mut self) {
@@ -606,6 +611,10 @@ impl<R: Ring> Worker<R> {
 fn peer_of(peers: &mut Slab<Box<Peer>>, token: Token) -> Option<&mut Peer> {
     let peer = peers.get_mut(token.slot as usize)?.as_mut();
     (peer.token.generation == token.generation).then_some(peer)
+}
+
+fn accepting_on(listeners: &mut [Accepting], listener: ListenerId) -> Option<&mut Accepting> {
+    listeners.iter_mut().find(|accepting| accepting.listener == listener)
 }
 
 fn mark(dirty: &mut Vec<Token>, peer: &mut Peer) {
