@@ -24,6 +24,9 @@ pub enum Error {
     /// The driver that was asked for does not work on this host.
     #[error(transparent)]
     Driver(#[from] Unavailable),
+    /// One of the descriptors 0, 1 and 2 is closed, and stays closed.
+    #[error("a standard stream is closed, and /dev/null cannot be opened in its place: {0}")]
+    StandardStreams(#[source] std::io::Error),
     /// The signals that end the server cannot be caught.
     #[error("cannot handle SIGTERM and SIGINT: {0}")]
     Signals(#[source] std::io::Error),
@@ -40,7 +43,7 @@ impl Error {
             Error::Config(_) | Error::Mount(_) | Error::NoHandler | Error::Listen(_) | Error::Driver(_) => {
                 true
             }
-            Error::Signals(_) | Error::Worker(_) => false,
+            Error::StandardStreams(_) | Error::Signals(_) | Error::Worker(_) => false,
         }
     }
 }

@@ -54,6 +54,8 @@ macro_rules! metrics {
 metrics! {
     /// Connections accepted.
     Counter connections_accepted;
+    /// Connections closed at once, because their peer may not connect (FCGI_WEB_SERVER_ADDRS).
+    Counter connections_denied;
     /// Connections closed, by either side.
     Counter connections_closed;
     /// Connections given to another worker to even out the load.

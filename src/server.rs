@@ -4,15 +4,16 @@ use std::fmt;
 use std::sync::Arc;
 use std::thread::available_parallelism;
 
-use signal_hook::consts::{SIGINT, SIGTERM};
-use signal_hook::iterator::Signals;
-
 use crate::config::{Config, Driver};
-use crate::engine::{Engine, HostKind, Order, Setup};
+use crate::engine::{Access, Engine, HostKind, Order, Setup};
 use crate::handler::{Authorizer, Filter, MountError, Registry, Responder};
 use crate::metrics::Snapshot;
 use crate::ring::{self, Choice, Epoll, Listen, ListenOptions, Listener, PoolConfig, Uring};
 use crate::{Error, Result};
+
+use signals::Catcher;
+
+mod signals;
 
 /// A FastCGI server. Begin with [`Server::builder`].
 #[derive(Debug)]
@@ -85,36 +86,23 @@ impl Builder {
         self
     }
 
-    /// Serves until SIGTERM or SIGINT, then drains: no new connections, requests in flight are answered. A second
-    /// signal ends it at once.
+    /// Serves until a signal asks for the end (SIGTERM, SIGINT, SIGQUIT, SIGHUP or SIGUSR1), then drains: no new
+    /// connections, requests in flight are answered within `drain_timeout`. A second signal ends it at once, except
+    /// that a server on file descriptor 0 takes a SIGTERM repeated within 3 s for the same one, as mod_fcgid sends it.
     ///
     /// # Errors
     ///
     /// [`Error`] says what cannot be listened on, set or started, in one line each, or which worker failed.
     pub fn run(self) -> Result<()> {
-        let mut signals = Signals::new([SIGTERM, SIGINT]).map_err(Error::Signals)?;
-        let closer = signals.handle();
+        ring::open_standard_streams().map_err(Error::StandardStreams)?;
+        // Caught before anything can be connected to; obeyed as soon as there are workers.
+        let signals = Catcher::signals().map_err(Error::Signals)?;
+        let is_spawned = self.config.listen.iter().all(|address| address == "fd:0");
         let mut handle = self.start()?;
         let control = handle.engine.control.clone();
-        let waiter = std::thread::spawn(move || {
-            let mut is_draining = false;
-            for signal in signals.forever() {
-                let name = if signal == SIGTERM { "SIGTERM" } else { "SIGINT" };
-                if is_draining {
-                    tracing::warn!("{name} again: stopping now");
-                    control.command(Order::Stop);
-                } else {
-                    tracing::info!("{name}: draining; a second signal stops at once");
-                    control.command(Order::Drain);
-                    is_draining = true;
-                }
-            }
-        });
-        let outcome = handle.wait();
-        closer.close();
-        // The thread only loops over signals; it cannot fail.
-        let _ = waiter.join();
-        outcome
+        let _catcher = Catcher::obey(signals, is_spawned, move |order| control.command(order))
+            .map_err(Error::Signals)?;
+        handle.wait()
     }
 
     /// Starts the workers and returns. No signal is caught.
@@ -122,8 +110,10 @@ impl Builder {
         if let Some(error) = self.bad_mount {
             return Err(error.into());
         }
+        ring::open_standard_streams().map_err(Error::StandardStreams)?;
         let config = self.config;
         config.check()?;
+        let access = Access::from_env()?;
         let workers = match config.workers {
             0 => available_parallelism().map_or(1, usize::from),
             workers => workers,
@@ -139,7 +129,7 @@ impl Builder {
         let registry = Arc::new(self.registry);
         let is_uring = choice == Choice::Uring;
         let host = if is_uring { HostKind::TokioUring } else { HostKind::Tokio };
-        let setup = Setup { config, workers, host, registry: registry.clone(), listeners };
+        let setup = Setup { config, workers, host, registry: registry.clone(), listeners, access };
         let engine = if is_uring {
             Engine::start(setup, move || Uring::new(&pool, Uring::DIRECT_DESCRIPTORS))?
         } else {

@@ -14,7 +14,9 @@
 //! | `host` | the runtime that handlers live in |
 //! | `timer` | deadlines |
 //! | `control` | what the workers share |
+//! | `access` | which peers may connect |
 
+mod access;
 mod control;
 mod host;
 mod peer;
@@ -35,6 +37,7 @@ use crate::metrics;
 use crate::proto::Limits;
 use crate::ring::{Failure, Listener, ListenerId, Ring, Waker};
 
+pub(crate) use access::Access;
 pub(crate) use control::{Control, Order};
 pub(crate) use host::Kind as HostKind;
 
@@ -52,6 +55,8 @@ pub(crate) struct Setup {
     pub(crate) host: HostKind,
     pub(crate) registry: Arc<Registry>,
     pub(crate) listeners: Vec<Listener>,
+    /// `None`: anybody may connect.
+    pub(crate) access: Option<Access>,
 }
 
 /// The running workers.
@@ -105,6 +110,7 @@ impl Engine {
         let open = Arc::new(open);
         let control = Arc::new(Control::new(setup.workers));
         let bound: Arc<[Bound]> = setup.listeners.iter().map(Bound::of).collect();
+        let access = setup.access.take().map(Arc::new);
         let shares = share_out(&mut setup.listeners, setup.workers);
         let (say_hello, hellos) = mpsc::channel::<Hello<R::Address>>();
         let mut engine = Engine {
@@ -129,6 +135,7 @@ impl Engine {
                 control: control.clone(),
                 metrics,
                 bound: bound.clone(),
+                access: access.clone(),
                 shares,
                 core: cores.get(index % cores.len().max(1)).copied(),
             };
@@ -218,6 +225,7 @@ struct Seed {
     control: Arc<Control>,
     metrics: Arc<metrics::Worker>,
     bound: Arc<[Bound]>,
+    access: Option<Arc<Access>>,
     shares: Vec<Share>,
     core: Option<usize>,
 }
@@ -261,6 +269,7 @@ impl Seed {
             control: self.control,
             requests,
             bound: self.bound,
+            access: self.access,
             metrics: self.metrics,
             limits,
             times: TimeLimits::of(&self.config),

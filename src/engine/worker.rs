@@ -16,6 +16,7 @@ use crate::proto::Limits;
 use crate::ring::{Chunk, Completion, Descriptor, Failure, Fate, ListenerId, Output, Ring, Token, Wait};
 
 use super::Bound;
+use super::access::Access;
 use super::control::{Control, Order};
 use super::peer::{Input, Peer, Phase, Receiving};
 use super::requests::Requests;
@@ -36,12 +37,16 @@ const DRAIN_GRACE: Tick = 100;
 /// Rounds of handlers that wake each other before the ring gets its turn.
 const TASK_ROUNDS_MAX: usize = 16;
 
+/// No peer's token: what is reported of it concerns nobody.
+const NOBODY: Token = Token { slot: u32::MAX, generation: 0 };
+
 /// What a worker is made of, apart from its ring.
 pub(crate) struct Parts {
     pub(crate) index: usize,
     pub(crate) control: Arc<Control>,
     pub(crate) requests: Requests,
     pub(crate) bound: Arc<[Bound]>,
+    pub(crate) access: Option<Arc<Access>>,
     pub(crate) metrics: Arc<metrics::Worker>,
     pub(crate) limits: Arc<Limits>,
     pub(crate) times: TimeLimits,
@@ -229,6 +234,14 @@ impl<R: Ring> Worker<R> {
 
     fn accepted(&mut self, listener: ListenerId, descriptor: Descriptor) {
         let own = self.listeners.iter().find(|accepting| accepting.listener == listener);
+        if let Some(access) = &self.parts.access
+            && own.is_some()
+            && let Err(reason) = access.check(self.ring.descriptor_fd(descriptor))
+        {
+            self.parts.metrics.connections_denied.incr();
+            tracing::warn!("{}: connection closed: {reason}", self.parts.bound[listener.0 as usize].address);
+            return self.ring.close(descriptor, NOBODY);
+        }
         let loads = &self.parts.control.loads;
         if own.is_some_and(|accepting| accepting.for_all) {
             self.parts.metrics.connections_accepted.incr();

@@ -26,6 +26,7 @@ mod probe;
 pub(crate) mod signal;
 mod sim;
 mod socket;
+mod standard;
 mod uring;
 
 use std::fmt;
@@ -38,6 +39,7 @@ pub use output::Output;
 pub use probe::{Availability, Choice, Driver, Unavailable, availability, choose};
 pub use sim::{Sim, SimAddress, SimFaults, SimNetwork, SimPeer, SimStatus};
 pub use socket::{Listen, ListenError, ListenFault, ListenOptions, Listener};
+pub(crate) use standard::open_standard_streams;
 pub use uring::{Uring, UringAddress};
 
 /// The ring's name for an open socket: a direct descriptor's slot, a file descriptor or a simulated index.

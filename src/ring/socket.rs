@@ -7,7 +7,7 @@
 //! | `unix:/run/app.sock` | file of mode 0660 (or as set), removed at the end | one, shared |
 //! | `unix:@app` | abstract name: no file | one, shared |
 //! | `127.0.0.1:9000`, `[::1]:9000`, `localhost:9000` | TCP_NODELAY, SO_REUSEPORT | one for each worker |
-//! | `fd:0` | inherited, checked to be a listening stream socket | one, shared |
+//! | `fd:0` | inherited, checked to be a listening stream socket; 0 itself becomes /dev/null | one, shared |
 //! | `systemd`, `systemd:NAME` | all inherited sockets, or those of one `FileDescriptorName=` | one, shared |
 
 use std::fmt;
@@ -432,7 +432,13 @@ fn inherit_fd(number: RawFd, options: &ListenOptions) -> Result<Listener, Listen
         Errno::BADF => ListenFault::NotOpen { number },
         errno => ListenFault::Os(errno.into()),
     })?;
-    inherit(socket, number, options.workers)
+    let listener = inherit(socket, number, options.workers)?;
+    if number == 0 {
+        // Else the queue would stay open while the server drains, where its spawner has closed it: who connects
+        // would wait for the end instead of being refused.
+        super::standard::close_standard_input()?;
+    }
+    Ok(listener)
 }
 
 #[expect(unsafe_code, reason = "a descriptor given by number has no owner that could lend it")]

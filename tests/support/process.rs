@@ -60,6 +60,10 @@ impl Process {
         });
     }
 
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     pub(crate) fn signal(&self, signal: Signal) {
         kill_process(self.pid(), signal).expect("a child that was not waited for can be signalled");
     }
