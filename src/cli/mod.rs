@@ -2,6 +2,7 @@
 //!
 //! Exit codes: 0 done, 1 failed while running, 2 wrong usage or configuration.
 
+mod conf;
 mod config_file;
 mod demo;
 mod probe;
@@ -24,7 +25,7 @@ struct Command {
     run: fn(&ArgMatches) -> Result<(), Failure>,
 }
 
-const COMMANDS: &[Command] = &[serve::COMMAND, demo::COMMAND, request::COMMAND];
+const COMMANDS: &[Command] = &[serve::COMMAND, demo::COMMAND, request::COMMAND, conf::COMMAND];
 
 /// Why a command did not do what it should: a text for people, and which exit code.
 #[derive(Debug)]

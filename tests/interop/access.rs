@@ -9,8 +9,9 @@ use std::process::Stdio;
 use rustix::process::Signal;
 use socket2::{Domain, Socket, Type};
 
-use crate::nginx::{Connections, Nginx};
+use crate::nginx::Nginx;
 use crate::pages;
+use crate::support::conf;
 use crate::support::process::{PATIENCE, Process, Ringway, allows, exited_with, free_address};
 use crate::support::web::find;
 
@@ -94,14 +95,14 @@ fn an_inherited_socket_is_guarded_too() {
     }
     for driver in ["uring", "epoll"].into_iter().filter(|driver| allows(driver)) {
         for (allowed, is_served) in [("127.0.0.1", true), ("127.0.0.3,192.0.2.1", false)] {
-            let folder = tempfile::tempdir().expect("a folder");
+            let folder = conf::folder();
             let socket = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
             let address = socket.local_addr().expect("it is bound");
             let mut command = Ringway::command();
             command.args(["--driver", driver, "--workers", "3"]).env("FCGI_WEB_SERVER_ADDRS", allowed);
             command.stdin(std::os::fd::OwnedFd::from(socket));
             let _process = Process::start("ringway", &mut command, folder.path());
-            let nginx = Nginx::start(folder.path(), &address.to_string(), Connections::Closed, "");
+            let nginx = Nginx::before(&address.to_string(), folder.path());
             let front = nginx.front("");
             if is_served {
                 (0..9).for_each(|_| pages::hello(&front));

@@ -11,6 +11,8 @@ use std::time::Duration;
 use tempfile::TempDir;
 
 use crate::pages::{self, Front};
+use crate::support::conf;
+use crate::support::matrix::matrix;
 use crate::support::process::{PATIENCE, Process, Ringway, allows, eventually, free_address};
 use crate::support::tap::Tap;
 use crate::support::web::{Request, find};
@@ -28,46 +30,16 @@ struct Haproxy {
 }
 
 impl Haproxy {
-    fn start(folder: &Path, application: &str, options: &str, mount: &str) -> Haproxy {
+    /// Starts it in `folder`, which is made, with these arguments of `ringway conf haproxy`.
+    fn start(folder: &Path, arguments: &[&str]) -> Haproxy {
         let address = free_address();
-        let control = folder.join("haproxy.sock");
-        let file = folder.join("haproxy.cfg");
-        let path_info = if mount.is_empty() { String::new() } else { format!("path-info ^({mount})(/.*)$") };
-        // `http-reuse always` makes HAProxy 2.6 multiplex, and give up some of 200 requests at once ("IH" in its log):
-        // it aborts them before it has sent their params, and answers with 500 by itself.
-        let text = format!(
-            "global
-    log stderr format raw local0
-    nbthread 1
-    stats socket {control} mode 600 level admin
-defaults
-    mode http
-    log global
-    option httplog
-    timeout connect 5s
-    timeout client 60s
-    timeout server 60s
-fcgi-app probe
-    log-stderr global
-    docroot /srv
-    option keep-conn
-    {options}
-    {path_info}
-frontend visitors
-    bind {address}
-    default_backend probe
-backend probe
-    use-fcgi-app probe
-    http-reuse always
-    option httpchk GET {mount}/hello
-    http-check expect string Hello
-    server ringway {application} proto fcgi check check-proto fcgi inter 100ms fall 2 rise 2
-",
-            control = control.display()
-        );
-        std::fs::write(&file, text).expect("the configuration can be written");
+        let file = conf::write(folder, "haproxy", address, arguments);
+        let control = folder.join("admin.sock");
+        // It multiplexes the requests of a thread: how many were at a time can be said only of one.
+        let single = folder.join("single.conf");
+        std::fs::write(&single, "global\n    nbthread 1\n").expect("a file can be written");
         let mut command = Command::new(find("haproxy").expect("haproxy was there"));
-        command.arg("-db").arg("-f").arg(&file).stdin(Stdio::null());
+        command.arg("-db").arg("-f").arg(&file).arg("-f").arg(&single).stdin(Stdio::null());
         let mut process = Process::start("haproxy", &mut command, folder);
         // The control socket is the last that it makes.
         process.wait_until("accepts", || control.exists() && Ringway::accepts(&address.to_string()));
@@ -81,7 +53,8 @@ backend probe
         control.write_all(b"show stat\n").expect("an order");
         let mut table = String::new();
         control.read_to_string(&mut table).expect("an answer");
-        let row = table.lines().find(|row| row.starts_with("probe,ringway,")).expect("a row for the server");
+        let row =
+            table.lines().find(|row| row.starts_with("application,ringway1,")).expect("a row for the server");
         row.split(',').nth(17).expect("the column of the status").to_owned()
     }
 
@@ -114,19 +87,20 @@ enum Socket {
 }
 
 impl Stand {
-    fn new(driver: &str, socket: Socket, options: &str, mount: &'static str) -> Option<Stand> {
+    fn new(driver: &str, socket: Socket, way: &str, mount: &'static str) -> Option<Stand> {
         let found = find("haproxy").is_some() && allows(driver);
         found.then(|| {
-            let folder = tempfile::tempdir().expect("a folder");
+            let folder = conf::folder();
             let prefix = if mount.is_empty() { "/" } else { mount };
             let ringway = Ringway::start(folder.path(), driver, &["--mount", prefix]);
             let tap = matches!(socket, Socket::Tapped).then(|| Tap::start(ringway.tcp));
             let application = match (socket, &tap) {
-                (Socket::Unix, _) => format!("unix@{}", ringway.unix.display()),
+                (Socket::Unix, _) => format!("unix:{}", ringway.unix.display()),
                 (_, Some(tap)) => tap.address.to_string(),
                 (_, None) => ringway.tcp.to_string(),
             };
-            let haproxy = Haproxy::start(folder.path(), &application, options, mount);
+            let arguments = ["--way", way, "--listen", &application, "--mount", prefix, "--health", "/hello"];
+            let haproxy = Haproxy::start(&folder.path().join("haproxy"), &arguments);
             eventually("HAProxy finds the application well", || (haproxy.health() == "UP").then_some(()));
             Stand { haproxy, tap, ringway, folder }
         })
@@ -138,32 +112,37 @@ impl Stand {
 }
 
 /// It multiplexes without asking.
-const FORCED: &str = "option mpxs-conns\n    option max-reqs 8";
+const TOLD: &str = "mpxs-conns";
 /// It asks the application whether it multiplexes, and how much.
-const ASKING: &str = "option get-values\n    option max-reqs 8";
+const ASKING: &str = "get-values";
+/// A connection for each request.
+const CLOSE: &str = "close";
 
-#[test]
-fn uring_unix_pages() {
-    every_page("uring", Socket::Unix, FORCED, "/app");
+matrix! {
+    "haproxy", "get-values":
+        uring_tcp_pages ["tcp", "multiplexed", "root", "pages"] => every_page("uring", Socket::Tcp, ASKING, "");
+        epoll_unix_pages ["unix", "multiplexed", "prefix", "pages"] =>
+            every_page("epoll", Socket::Unix, ASKING, "/app");
+        uring_tcp_bodies ["bodies"] => bodies("uring", Socket::Tcp, ASKING);
+        epoll_crowd ["crowd"] => crowd("epoll", ASKING);
+    "haproxy", "mpxs-conns":
+        uring_unix_pages ["unix", "multiplexed", "prefix", "pages"] =>
+            every_page("uring", Socket::Unix, TOLD, "/app");
+        epoll_tcp_pages ["tcp", "multiplexed", "root", "pages"] => every_page("epoll", Socket::Tcp, TOLD, "");
+        uring_unix_bodies ["bodies"] => bodies("uring", Socket::Unix, TOLD);
+        epoll_unix_bodies ["bodies"] => bodies("epoll", Socket::Unix, TOLD);
+        uring_crowd ["crowd"] => crowd("uring", TOLD);
+        uring_leavers ["leavers"] => leavers("uring");
+        epoll_leavers ["leavers"] => leavers("epoll");
+        health_checks ["health checks"] => finds_it_gone_and_back();
+    "haproxy", "close":
+        uring_closed_pages ["unix", "closed", "prefix", "pages"] =>
+            every_page("uring", Socket::Unix, CLOSE, "/app");
+        epoll_closed_pages ["tcp", "closed", "root", "pages"] => every_page("epoll", Socket::Tcp, CLOSE, "");
 }
 
-#[test]
-fn uring_tcp_pages() {
-    every_page("uring", Socket::Tcp, ASKING, "");
-}
-
-#[test]
-fn epoll_unix_pages() {
-    every_page("epoll", Socket::Unix, ASKING, "/app");
-}
-
-#[test]
-fn epoll_tcp_pages() {
-    every_page("epoll", Socket::Tcp, FORCED, "");
-}
-
-fn every_page(driver: &str, socket: Socket, options: &str, mount: &'static str) {
-    let Some(stand) = Stand::new(driver, socket, options, mount) else { return };
+fn every_page(driver: &str, socket: Socket, way: &str, mount: &'static str) {
+    let Some(stand) = Stand::new(driver, socket, way, mount) else { return };
     let front = stand.haproxy.front(mount);
     pages::all(&front);
     pages::streaming(&front);
@@ -175,42 +154,17 @@ fn every_page(driver: &str, socket: Socket, options: &str, mount: &'static str) 
     }
 }
 
-#[test]
-fn uring_unix_bodies() {
-    bodies("uring", Socket::Unix, FORCED);
-}
-
-#[test]
-fn uring_tcp_bodies() {
-    bodies("uring", Socket::Tcp, ASKING);
-}
-
-#[test]
-fn epoll_unix_bodies() {
-    bodies("epoll", Socket::Unix, FORCED);
-}
-
-fn bodies(driver: &str, socket: Socket, options: &str) {
-    let Some(stand) = Stand::new(driver, socket, options, "/app") else { return };
+fn bodies(driver: &str, socket: Socket, way: &str) {
+    let Some(stand) = Stand::new(driver, socket, way, "/app") else { return };
     let front = stand.haproxy.front("/app");
     pages::large_bodies(&front);
     pages::early_answers(&front);
     pages::echo(&front, 20 << 20);
 }
 
-#[test]
-fn uring_crowd() {
-    crowd("uring", FORCED);
-}
-
-#[test]
-fn epoll_crowd() {
-    crowd("epoll", ASKING);
-}
-
 /// Two hundred visitors share connections, each of which carries several requests at a time.
-fn crowd(driver: &str, options: &str) {
-    let Some(stand) = Stand::new(driver, Socket::Tapped, options, "/app") else { return };
+fn crowd(driver: &str, way: &str) {
+    let Some(stand) = Stand::new(driver, Socket::Tapped, way, "/app") else { return };
     let front = stand.haproxy.front("/app");
     pages::crowd(&front);
     std::thread::scope(|scope| {
@@ -220,7 +174,7 @@ fn crowd(driver: &str, options: &str) {
     });
     let counts = stand.tap().counts();
     assert!(counts.connections < counts.requests, "{counts:?}");
-    if options == FORCED {
+    if way == TOLD {
         assert_eq!(counts.at_a_time, AT_A_TIME, "{counts:?}");
     } else {
         assert!(counts.at_a_time > 1, "{counts:?}");
@@ -228,19 +182,9 @@ fn crowd(driver: &str, options: &str) {
     }
 }
 
-#[test]
-fn uring_leavers() {
-    leavers("uring");
-}
-
-#[test]
-fn epoll_leavers() {
-    leavers("epoll");
-}
-
 /// A visitor leaves in the middle of a download; his neighbours on the same connection see nothing of it.
 fn leavers(driver: &str) {
-    let Some(stand) = Stand::new(driver, Socket::Tapped, FORCED, "/app") else { return };
+    let Some(stand) = Stand::new(driver, Socket::Tapped, TOLD, "/app") else { return };
     let front = stand.haproxy.front("/app");
     std::thread::scope(|scope| {
         let neighbours: Vec<_> = (0..4)
@@ -261,9 +205,8 @@ fn leavers(driver: &str) {
 }
 
 /// HAProxy's check sees that the application is gone, and that it is back.
-#[test]
-fn health_checks() {
-    let Some(mut stand) = Stand::new("epoll", Socket::Unix, FORCED, "/app") else { return };
+fn finds_it_gone_and_back() {
+    let Some(mut stand) = Stand::new("epoll", Socket::Unix, TOLD, "/app") else { return };
     let front_address = stand.haproxy.address;
     let status = || Request::get("/app/hello").send(front_address).status;
     assert_eq!(status(), 200);

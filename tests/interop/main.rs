@@ -2,6 +2,8 @@
 //!
 //! - [`pages`]: what every web server must show, page by page
 //! - [`nginx`], [`haproxy`]: how each is set up, the ways to mount an application there, and what only it does
+//! - [`support::conf`]: `ringway conf` configures the web servers; [`support::matrix`]: what they show is the
+//!   table in `docs/deployment.md`
 //! - [`starts`]: how a process comes to its socket, and how it is replaced while a web server sends requests
 //! - [`spawned`]: what the processes around it do to it: descriptors, signals
 //! - [`access`]: which peers may connect
@@ -10,6 +12,8 @@
 
 #[path = "../support"]
 mod support {
+    pub(crate) mod conf;
+    pub(crate) mod matrix;
     pub(crate) mod process;
     pub(crate) mod tap;
     pub(crate) mod web;
@@ -21,3 +25,10 @@ mod nginx;
 mod pages;
 mod spawned;
 mod starts;
+
+/// The table in `docs/deployment.md` has a row for each way that is tested; `UPDATE_DOCS=1` writes it.
+#[test]
+fn the_table_of_the_docs_is_what_is_tested() {
+    let rows = [nginx::WAYS, nginx::MATRIX, haproxy::MATRIX];
+    support::matrix::compare(&rows.concat());
+}

@@ -5,9 +5,12 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+use ringway::{Response, Server};
 use tempfile::TempDir;
 
 use crate::pages::{self, Front};
+use crate::support::conf;
+use crate::support::matrix::{Row, matrix};
 use crate::support::process::{Process, Ringway, allows, free_address};
 use crate::support::web::{Request, find};
 
@@ -49,14 +52,25 @@ macro_rules! ways {
                 }
             })*
         })*
+
+        pub(crate) const WAYS: &[Row] = &[$(Row {
+            server: "nginx",
+            way: "fastcgi_pass",
+            seen: &[
+                if let Socket::Unix = Socket::$socket { "unix" } else { "tcp" },
+                if let Connections::Kept = Connections::$connections { "kept" } else { "closed" },
+                if $mount.is_empty() { "root" } else { "prefix" },
+                $(stringify!($test)),*
+            ],
+        }),*];
     };
 }
 
 ways! {
-    uring_unix_closed_root: "uring", Unix, Closed, "", [pages, bodies, leavers, crowd, authorization];
+    uring_unix_closed_root: "uring", Unix, Closed, "", [pages, bodies, leavers, crowd];
     uring_unix_closed_prefix: "uring", Unix, Closed, "/app", [pages];
     uring_unix_kept_root: "uring", Unix, Kept, "", [pages];
-    uring_unix_kept_prefix: "uring", Unix, Kept, "/app", [pages, bodies, leavers, crowd, authorization];
+    uring_unix_kept_prefix: "uring", Unix, Kept, "/app", [pages, bodies, leavers, crowd];
     uring_tcp_closed_root: "uring", Tcp, Closed, "", [pages];
     uring_tcp_closed_prefix: "uring", Tcp, Closed, "/app", [pages, bodies, leavers, crowd];
     uring_tcp_kept_root: "uring", Tcp, Kept, "", [pages, bodies, leavers, crowd];
@@ -71,10 +85,11 @@ ways! {
     epoll_tcp_kept_prefix: "epoll", Tcp, Kept, "/app", [pages, leavers, crowd];
 }
 
-/// Ringway behind nginx.
+/// Ringway behind nginx, twice: as it is by default, and with `--no-buffering`.
 pub(crate) struct Stand {
-    // Dropped from the top: the web server ends first.
-    pub(crate) nginx: Nginx,
+    // Dropped from the top: the web servers end first.
+    buffered: Nginx,
+    unbuffered: Nginx,
     pub(crate) ringway: Ringway,
     folder: TempDir,
     pub(crate) way: Way,
@@ -85,15 +100,22 @@ impl Stand {
     pub(crate) fn new(way: Way) -> Option<Stand> {
         let found = find("nginx").is_some() && allows(way.driver);
         found.then(|| {
-            let folder = tempfile::tempdir().expect("a folder");
+            let folder = conf::folder();
             let mount = if way.mount.is_empty() { "/" } else { way.mount };
             let ringway = Ringway::start(folder.path(), way.driver, &["--mount", mount]);
-            let upstream = match way.socket {
+            let application = match way.socket {
                 Socket::Unix => format!("unix:{}", ringway.unix.display()),
                 Socket::Tcp => ringway.tcp.to_string(),
             };
-            let nginx = Nginx::start(folder.path(), &upstream, way.connections, way.mount);
-            Stand { nginx, ringway, folder, way }
+            let start = |name, option: Option<&str>| {
+                let mut arguments = vec!["--listen", &application, "--mount", mount];
+                arguments.extend(option);
+                arguments.extend((way.connections == Connections::Kept).then_some("--keep-connections"));
+                Nginx::start(&folder.path().join(name), &arguments)
+            };
+            let (buffered, unbuffered) =
+                (start("buffered", None), start("unbuffered", Some("--no-buffering")));
+            Stand { buffered, unbuffered, ringway, folder, way }
         })
     }
 
@@ -102,132 +124,49 @@ impl Stand {
     }
 
     pub(crate) fn buffered(&self) -> Front<'_> {
-        self.nginx.front(self.way.mount)
+        self.buffered.front(self.way.mount)
     }
 
-    /// nginx with `fastcgi_buffering off` and `fastcgi_request_buffering off`.
     pub(crate) fn unbuffered(&self) -> Front<'_> {
-        Front { address: self.nginx.unbuffered, ..self.buffered() }
+        self.unbuffered.front(self.way.mount)
     }
 }
 
-/// nginx with two ports.
+/// nginx, as `ringway conf` wants it.
 pub(crate) struct Nginx {
     process: Process,
-    buffered: SocketAddr,
-    unbuffered: SocketAddr,
+    address: SocketAddr,
 }
 
 impl Nginx {
-    pub(crate) fn start(folder: &Path, upstream: &str, connections: Connections, mount: &str) -> Nginx {
-        let (buffered, unbuffered) = (free_address(), free_address());
-        let file = folder.join("nginx.conf");
-        let text = configuration(folder, upstream, connections, mount, buffered, unbuffered);
-        std::fs::write(&file, text).expect("the configuration can be written");
-        let mut command = Command::new(find("nginx").expect("nginx was there"));
-        // nginx opens its built-in error log before it has read where the real one is.
-        command.arg("-e").arg(folder.join("error.log")).arg("-p").arg(folder).arg("-c").arg(&file);
-        let mut process = Process::start("nginx", command.stdin(Stdio::null()), folder);
-        process.also_logs_to(folder.join("error.log"));
-        let ports = [buffered, unbuffered];
-        process.wait_until("accepts", || ports.iter().all(|port| Ringway::accepts(&port.to_string())));
-        Nginx { process, buffered, unbuffered }
+    /// Starts it with all at its root going to `application`, an address as `--listen` has it. Its files lie in a
+    /// folder of [`conf::folder`].
+    pub(crate) fn before(application: &str, folder: &Path) -> Nginx {
+        Nginx::start(&folder.join("nginx"), &["--listen", application])
     }
 
-    /// nginx as it is by default: requests and responses are buffered.
+    /// Starts it in `folder`, which is made, with these arguments of `ringway conf nginx`.
+    pub(crate) fn start(folder: &Path, arguments: &[&str]) -> Nginx {
+        let address = free_address();
+        let file = conf::write(folder, "nginx", address, arguments);
+        let mut command = Command::new(find("nginx").expect("nginx was there"));
+        // nginx opens its built-in error log before it has read where the real one is.
+        command.arg("-e").arg(folder.join("error.log")).arg("-c").arg(&file).args(["-g", "daemon off;"]);
+        let mut process = Process::start("nginx", command.stdin(Stdio::null()), folder);
+        process.also_logs_to(folder.join("error.log"));
+        process.wait_until("accepts", || Ringway::accepts(&address.to_string()));
+        Nginx { process, address }
+    }
+
     pub(crate) fn front(&self, mount: &'static str) -> Front<'_> {
         Front {
-            address: self.buffered,
+            address: self.address,
             mount,
             chunked_max: usize::MAX,
             fails_by_itself: false,
             server: &self.process,
         }
     }
-}
-
-fn configuration(
-    folder: &Path,
-    upstream: &str,
-    connections: Connections,
-    mount: &str,
-    buffered: SocketAddr,
-    unbuffered: SocketAddr,
-) -> String {
-    let folder = folder.display();
-    // Workers of a root's nginx would otherwise be somebody who may not enter the folder.
-    let user = if rustix::process::geteuid().is_root() { "user root;" } else { "" };
-    let (keepalive, keep_conn) = match connections {
-        Connections::Closed => ("", ""),
-        Connections::Kept => ("keepalive 8;", "fastcgi_keep_conn on;"),
-    };
-    let location = if mount.is_empty() { "/" } else { mount };
-    let split = if mount.is_empty() {
-        "include /etc/nginx/fastcgi_params;
-            fastcgi_param PATH_INFO $fastcgi_script_name;
-            fastcgi_param SCRIPT_NAME \"\";"
-            .to_owned()
-    } else {
-        format!(
-            "include /etc/nginx/fastcgi_params;
-            fastcgi_split_path_info ^({mount})(.*)$;
-            fastcgi_param PATH_INFO $fastcgi_path_info;
-            fastcgi_param SCRIPT_NAME $fastcgi_script_name;"
-        )
-    };
-    let server = |address: SocketAddr, buffering: &str| {
-        format!(
-            "server {{
-        listen {address};
-        fastcgi_buffering {buffering};
-        fastcgi_request_buffering {buffering};
-        {keep_conn}
-        location {location} {{
-            {split}
-            fastcgi_pass probe;
-        }}
-        location /guarded/ {{
-            set $verdict $arg_verdict;
-            set $code $arg_code;
-            auth_request /judge;
-            auth_request_set $probe $upstream_http_x_probe;
-            include /etc/nginx/fastcgi_params;
-            fastcgi_param SCRIPT_NAME \"{mount}\";
-            fastcgi_param PATH_INFO /env;
-            fastcgi_param X_PROBE $probe;
-            fastcgi_pass probe;
-        }}
-        location = /judge {{
-            internal;
-            include /etc/nginx/fastcgi_params;
-            fastcgi_param SCRIPT_NAME \"{mount}\";
-            fastcgi_param PATH_INFO /$verdict;
-            fastcgi_param QUERY_STRING code=$code;
-            fastcgi_param CONTENT_LENGTH \"\";
-            fastcgi_pass_request_body off;
-            fastcgi_pass probe;
-        }}
-    }}"
-        )
-    };
-    format!(
-        "daemon off; {user} worker_processes 2; pid {folder}/nginx.pid; error_log {folder}/error.log info;
-events {{ worker_connections 1024; }}
-http {{
-    access_log off;
-    client_max_body_size 0;
-    client_body_temp_path {folder}/body;
-    fastcgi_temp_path {folder}/fastcgi;
-    proxy_temp_path {folder}/proxy;
-    scgi_temp_path {folder}/scgi;
-    uwsgi_temp_path {folder}/uwsgi;
-    upstream probe {{ server {upstream}; {keepalive} }}
-    {}
-    {}
-}}\n",
-        server(buffered, "on"),
-        server(unbuffered, "off")
-    )
 }
 
 fn pages(stand: &Stand) {
@@ -238,13 +177,13 @@ fn pages(stand: &Stand) {
     pages::streaming(&stand.unbuffered());
 }
 
-/// What nginx alone says, and how it splits the path.
+/// What nginx alone says, and how it splits the path, line feeds included.
 fn env(front: &Front<'_>) {
-    let env = front.env(Request::get(&front.target("a%20b/env?x=1")));
-    let document_uri = front.target("a b/env");
+    let env = front.env(Request::get(&front.target("a%0Ab/env?x=1")));
+    let document_uri = front.target("a\nb/env");
     for (name, value) in [
         ("SCRIPT_NAME", front.mount),
-        ("PATH_INFO", "/a b/env"),
+        ("PATH_INFO", "/a\nb/env"),
         ("DOCUMENT_URI", &document_uri),
         ("REQUEST_SCHEME", "http"),
         ("SERVER_ADDR", "127.0.0.1"),
@@ -288,19 +227,51 @@ fn crowd(stand: &Stand) {
     }
 }
 
-/// `auth_request` asks another page of the probe first, which lets the visitor in, refuses him, or fails.
-fn authorization(stand: &Stand) {
-    for address in [stand.nginx.buffered, stand.nginx.unbuffered] {
-        let ask =
-            |verdict: &str| Request::post(&format!("/guarded/?verdict={verdict}"), "body").send(address);
-        let allowed = ask("headers");
-        assert_eq!(allowed.status, 200);
-        let env: serde_json::Value = serde_json::from_slice(&allowed.body()).expect("an object");
-        assert_eq!((&env["X_PROBE"], &env["CONTENT_LENGTH"]), (&"yes".into(), &"4".into()));
-        assert_eq!(ask("status&code=204").status, 200);
-        assert_eq!(ask("status&code=401").status, 401);
-        assert_eq!(ask("status&code=403").status, 403);
-        assert_eq!(ask("panic").status, 500);
-        assert_eq!(ask("hello").status, 200);
+matrix! {
+    "nginx", "fastcgi_pass":
+        uring_authorization ["auth_request"] => authorization("uring", &["--keep-connections"]);
+        epoll_authorization ["auth_request"] => authorization("epoll", &["--no-buffering"]);
+}
+
+/// `auth_request` asks a page of the application first, which lets the visitor in, refuses him, or fails.
+fn authorization(driver: &'static str, options: &[&str]) {
+    if find("nginx").is_none() || !allows(driver) {
+        return;
     }
+    let folder = conf::folder();
+    let server = Server::builder().listen("127.0.0.1:0").workers(1).responder("/app", guarded);
+    let server = server.driver(driver.parse().expect("a driver")).start().expect("a server");
+    let application = server.addresses()[0].clone();
+    let arguments = [&["--listen", &application, "--mount", "/app", "--auth"], options].concat();
+    let nginx = Nginx::start(&folder.path().join("nginx"), &arguments);
+    let ask = |verdict: &str| {
+        Request::post("/app/some/where?verdict=0", "body").header("X-Verdict", verdict).send(nginx.address)
+    };
+    for verdict in ["200", "204"] {
+        let allowed = ask(verdict);
+        assert_eq!((allowed.status, allowed.text().as_str()), (200, "/some/where of alice: body"));
+    }
+    for (verdict, status) in [("401", 401), ("403", 403), ("503", 500)] {
+        assert_eq!(ask(verdict).status, status);
+    }
+}
+
+/// The page `auth` gives the verdict that the visitor wishes; any other says who he is.
+async fn guarded(request: ringway::Request) -> Response {
+    let text = |name: &str| String::from_utf8_lossy(request.param(name).unwrap_or_default()).into_owned();
+    if text("PATH_INFO") == "/auth" {
+        assert_eq!(
+            (text("SCRIPT_NAME").as_str(), text("REQUEST_URI").as_str()),
+            ("/app", "/app/some/where?verdict=0")
+        );
+        let verdict = text("HTTP_X_VERDICT").parse().expect("a status");
+        return Response::new(verdict).header("X-Remote-User", "alice");
+    }
+    let body = request.stdin().read_to_vec(100).await.expect("a body");
+    Response::text(format!(
+        "{} of {}: {}",
+        text("PATH_INFO"),
+        text("REMOTE_USER"),
+        String::from_utf8_lossy(&body)
+    ))
 }

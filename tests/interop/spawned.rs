@@ -8,8 +8,9 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
-use crate::nginx::{Connections, Nginx};
+use crate::nginx::Nginx;
 use crate::pages;
+use crate::support::conf;
 use crate::support::process::{Process, exited_with};
 use crate::support::web::{Request, find};
 
@@ -41,7 +42,7 @@ impl Spawned {
         ]);
         command.env_clear().current_dir("/").stdin(OwnedFd::from(socket));
         let process = Process::start("spawned", &mut command, folder);
-        let nginx = Nginx::start(folder, &address, Connections::Closed, "");
+        let nginx = Nginx::before(&address, folder);
         Some(Spawned { process, nginx })
     }
 
@@ -57,7 +58,7 @@ impl Spawned {
 #[test]
 fn closed_streams_and_stray_descriptors_do_no_harm() {
     for driver in ["uring", "epoll"] {
-        let folder = tempfile::tempdir().expect("a folder");
+        let folder = conf::folder();
         let script = r#"mkdir gone && cd gone && rmdir ../gone; exec "$@" >&- 2>&- 3</dev/zero 5>/dev/full"#;
         let script = format!("cd {}; {script}", folder.path().display());
         let Some(mut spawned) = Spawned::start(folder.path(), driver, &script) else { return };
@@ -81,7 +82,7 @@ fn closed_streams_and_stray_descriptors_do_no_harm() {
 fn every_signal_of_a_spawner_drains() {
     let signals = [Signal::TERM, Signal::INT, Signal::QUIT, Signal::HUP, Signal::USR1];
     for (index, signal) in signals.into_iter().enumerate() {
-        let folder = tempfile::tempdir().expect("a folder");
+        let folder = conf::folder();
         let driver = ["uring", "epoll"][index % 2];
         let Some(mut spawned) = Spawned::start(folder.path(), driver, r#"exec "$@""#) else { return };
         let front = spawned.nginx.front("");
@@ -105,7 +106,7 @@ fn every_signal_of_a_spawner_drains() {
 /// mod_fcgid repeats its SIGTERM after 1.3 s, and means nothing by it: SIGKILL follows after 9 s.
 #[test]
 fn a_spawner_may_repeat_its_sigterm() {
-    let folder = tempfile::tempdir().expect("a folder");
+    let folder = conf::folder();
     let Some(mut spawned) = Spawned::start(folder.path(), "uring", r#"exec "$@""#) else { return };
     pages::hello(&spawned.nginx.front(""));
     std::thread::scope(|scope| {
@@ -128,7 +129,7 @@ fn another_signal_stops_a_spawned_process() {
         (Signal::INT, Signal::INT, 300),
         (Signal::TERM, Signal::TERM, 3500),
     ] {
-        let folder = tempfile::tempdir().expect("a folder");
+        let folder = conf::folder();
         let Some(mut spawned) = Spawned::start(folder.path(), "epoll", r#"exec "$@""#) else { return };
         let front = spawned.nginx.front("");
         pages::hello(&front);
@@ -145,7 +146,7 @@ fn another_signal_stops_a_spawned_process() {
 /// A process that outlives its terminal must not end with it.
 #[test]
 fn under_nohup_the_end_of_the_terminal_means_nothing() {
-    let folder = tempfile::tempdir().expect("a folder");
+    let folder = conf::folder();
     let Some(mut spawned) = Spawned::start(folder.path(), "epoll", r#"trap "" HUP; exec "$@""#) else {
         return;
     };

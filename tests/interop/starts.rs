@@ -1,8 +1,9 @@
 //! How a process comes to its socket, and how it is replaced while a web server sends requests.
 
+use std::fs::{self, Permissions};
 use std::net::TcpListener;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::FileTypeExt;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -12,6 +13,7 @@ use rustix::process::Signal;
 
 use crate::nginx::{Connections, Nginx, Socket, Stand, Way};
 use crate::pages;
+use crate::support::conf;
 use crate::support::process::{Process, Ringway, exited_with, free_address};
 use crate::support::web::{Request, find};
 
@@ -101,12 +103,12 @@ fn a_stale_socket_is_replaced_and_a_live_one_is_not() {
 /// A second signal ends the process without waiting for its requests.
 #[test]
 fn a_second_signal_stops_at_once() {
-    let folder = tempfile::tempdir().expect("a folder");
+    let folder = conf::folder();
     if find("nginx").is_none() {
         return;
     }
     let mut ringway = Ringway::start(folder.path(), "epoll", &[]);
-    let nginx = Nginx::start(folder.path(), &ringway.tcp.to_string(), Connections::Closed, "");
+    let nginx = Nginx::before(&ringway.tcp.to_string(), folder.path());
     let (_visitor, _) =
         Request::get("/sleep?ms=600000").begin(nginx.front("").address).expect("a connection");
     std::thread::sleep(Duration::from_millis(300));
@@ -124,12 +126,13 @@ fn spawned_with_the_socket_on_descriptor_0() {
     if find("nginx").is_none() {
         return;
     }
-    let folder = tempfile::tempdir().expect("a folder");
+    let folder = conf::folder();
     let path = folder.path().join("spawned.sock");
     let unix: OwnedFd = UnixListener::bind(&path).expect("a socket file").into();
+    fs::set_permissions(&path, Permissions::from_mode(0o666)).expect("it is ours");
     spawned_by_hand(folder.path(), unix, &format!("unix:{}", path.display()));
     assert!(path.exists(), "the file is the spawner's, not ours to remove");
-    let folder = tempfile::tempdir().expect("a folder");
+    let folder = conf::folder();
     let tcp = TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = tcp.local_addr().expect("it is bound").to_string();
     spawned_by_hand(folder.path(), tcp.into(), &address);
@@ -146,7 +149,7 @@ fn spawned_by_hand(folder: &Path, socket: OwnedFd, upstream: &str) {
 fn spawned_by_spawn_fcgi() {
     let (Some(spawner), Some(_)) = (find("spawn-fcgi"), find("nginx")) else { return };
     for tcp in [None, Some(free_address())] {
-        let folder = tempfile::tempdir().expect("a folder");
+        let folder = conf::folder();
         let path = folder.path().join("spawned.sock");
         let mut command = Command::new(&spawner);
         command.arg("-n").stdin(Stdio::null());
@@ -156,13 +159,13 @@ fn spawned_by_spawn_fcgi() {
                 address.to_string()
             }
             None => {
-                command.arg("-s").arg(&path);
+                command.args(["-M", "0666", "-s"]).arg(&path);
                 format!("unix:{}", path.display())
             }
         };
         command.args(["--", env!("CARGO_BIN_EXE_ringway"), "serve", "probe"]);
         serves(folder.path(), Process::start("spawn-fcgi", &mut command, folder.path()), &upstream);
-        let is_left = std::fs::metadata(&path).is_ok_and(|file| file.file_type().is_socket());
+        let is_left = fs::metadata(&path).is_ok_and(|file| file.file_type().is_socket());
         assert_eq!(is_left, tcp.is_none(), "the file is the spawner's, not ours to remove");
     }
 }
@@ -170,7 +173,7 @@ fn spawned_by_spawn_fcgi() {
 /// Serves every page behind nginx, and ends as spawners want it.
 fn serves(folder: &Path, mut process: Process, upstream: &str) {
     process.wait_until("listens", || Ringway::accepts(upstream));
-    let nginx = Nginx::start(folder, upstream, Connections::Closed, "");
+    let nginx = Nginx::before(upstream, folder);
     pages::all(&nginx.front(""));
     process.signal(Signal::TERM);
     let status = process.wait(END);

@@ -204,6 +204,8 @@ impl Ringway {
         let mut command = Ringway::command();
         command.args(["--driver", driver, "--workers", "2"]);
         command.args(["--listen", &format!("unix:{}", unix.display()), "--listen", &tcp.to_string()]);
+        // Web servers that root starts become somebody else.
+        command.args(["--socket-mode", "666"]);
         // No deadline may save what should not need one.
         for deadline in ["first", "params", "stdin", "send"] {
             command.arg(format!("--{deadline}-timeout=0"));
