@@ -21,7 +21,7 @@ use std::time::Duration;
 mod syntax;
 
 pub use syntax::Driver;
-use syntax::{Choice, Count, List, Mode, Octets, Prefix, Switch, Syntax, Text, Time};
+use syntax::{Choice, Count, List, Mode, Octets, Override, Prefix, Switch, Syntax, Text, Time};
 
 macro_rules! settings {
     ($($section:literal {
@@ -59,8 +59,12 @@ settings! {
         /// or `systemd:NAME`. May be given several times. None: file descriptor 0, as web servers spawn
         /// a program.
         listen: Vec<String> = Vec::new(), List;
-        /// Path prefix that the application is mounted under.
+        /// Path prefix that the application is mounted under, which it sees as SCRIPT_NAME. `/`: the root of a site,
+        /// or below the SCRIPT_NAME that the web server sends.
         mount: String = "/".to_owned(), Prefix;
+        /// What the application sees as SCRIPT_NAME, whatever the web server sends; empty for the root of a site.
+        /// `auto`: made of the mount and of what the web server sends.
+        script_name: Option<String> = None, Override;
         /// Connections that wait in the kernel to be accepted, per listener; the kernel caps it at somaxconn.
         backlog: u32 = 4096, Count(1, 1 << 30);
         /// Permissions of a Unix socket file, whatever the umask.
@@ -378,6 +382,9 @@ mod tests {
         assert!(set("pin", &["true"]).unwrap().pin);
         assert_eq!(set("driver", &["epoll"]).unwrap().driver, Driver::Epoll);
         assert_eq!(set("mount", &["/app/"]).unwrap().mount, "/app");
+        assert_eq!(set("script_name", &[""]).unwrap().script_name.as_deref(), Some(""));
+        assert_eq!(set("script_name", &["/blog/"]).unwrap().script_name.as_deref(), Some("/blog"));
+        assert_eq!(set("script_name", &["auto"]).unwrap().script_name, None);
         assert_eq!(set("socket_group", &["www-data"]).unwrap().socket_group.as_deref(), Some("www-data"));
         assert_eq!(set("socket_group", &[""]).unwrap().socket_group, None);
         assert_eq!(set("listen", &["a:1", "b:2"]).unwrap().listen, ["a:1", "b:2"]);
@@ -394,6 +401,7 @@ mod tests {
             ("socket_mode", "600", "0o888"),
             ("mount", "/a", "a"),
             ("mount", "/", "/a\nb"),
+            ("script_name", "/", "blog"),
             ("driver", "uring", "kqueue"),
             ("pin", "off", "perhaps"),
             ("send_timeout", "1h", "1 week"),

@@ -107,7 +107,7 @@ fn serve(driver: Driver) -> (Served, &'static Counts) {
     let served = Serve::new(driver).start(|server| {
         server
             .responder("/count", count)
-            .responder("/ready", ready(|_| Response::text("Hello, world!\n")))
+            .responder("/ready", ready(hello_below_a_mount))
             .responder("/async", |_: Request| async { Response::text("Hello, world!\n") })
             .responder("/never", |_: Request| std::future::pending::<Response>())
             .responder("/bytes", bytes)
@@ -118,6 +118,12 @@ fn serve(driver: Driver) -> (Served, &'static Counts) {
     });
     assert_eq!(served.connect().get("/count").status(), 204);
     (served, counts)
+}
+
+/// Asks where it is mounted, which copies nothing.
+fn hello_below_a_mount(request: Request) -> Response {
+    assert_eq!((&*request.script_name(), &*request.path_info()), (&b"/ready"[..], &b""[..]));
+    Response::text("Hello, world!\n")
 }
 
 async fn bytes(_: Request) -> Response {

@@ -280,3 +280,17 @@ async fn begin(client: &ringway::client::Client, request: Request) -> Exchange {
     exchange.stdin.end().await.unwrap();
     exchange
 }
+
+#[tokio::test]
+async fn what_is_made_of_paths_is_said_once() {
+    let mut served = Served::start(&[]);
+    let client = served.client().await;
+    let bare = || Request::bare(Role::Responder).param("SCRIPT_NAME", "/hello");
+    for _ in 0..3 {
+        assert_eq!(ask(&client, bare(), b"").await.text(), "Hello, world!\n");
+    }
+    let line = served.wait_for_line("PATH_INFO is taken from SCRIPT_NAME");
+    assert!(line.contains("SCRIPT_NAME \"/hello\", no PATH_INFO, no REQUEST_URI"), "{line}");
+    let (_, rest) = served.terminate();
+    assert!(!rest.contains("is taken from"), "{rest}");
+}

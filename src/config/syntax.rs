@@ -216,6 +216,31 @@ impl Syntax<String> for Prefix {
     }
 }
 
+/// A [`Prefix`] whose root is the empty text, or none.
+pub(super) struct Override;
+
+/// How no [`Override`] is written: a prefix begins with a slash.
+const NO_OVERRIDE: &str = "auto";
+
+impl Syntax<Option<String>> for Override {
+    fn hint(&self, hint: Hint) -> &'static str {
+        pick(hint, "PREFIX", "a path such as /app, empty, or auto")
+    }
+
+    fn parse(&self, text: &str) -> Result<Option<String>, String> {
+        match text {
+            NO_OVERRIDE => Ok(None),
+            text => {
+                Ok(Some(Prefix.parse(text)?).map(|prefix| if prefix == "/" { String::new() } else { prefix }))
+            }
+        }
+    }
+
+    fn show(&self, value: &Option<String>) -> String {
+        value.clone().unwrap_or_else(|| NO_OVERRIDE.to_owned())
+    }
+}
+
 /// Any number of texts, none of them empty; what they mean is decided elsewhere.
 pub(super) struct List;
 

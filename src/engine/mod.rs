@@ -32,7 +32,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use crate::Config;
-use crate::handler::Registry;
+use crate::handler::{Paths, Registry};
 use crate::metrics;
 use crate::proto::Limits;
 use crate::ring::{Failure, Listener, ListenerId, Ring, Waker};
@@ -119,6 +119,7 @@ impl Engine {
             threads: Vec::new(),
             listeners: setup.listeners,
         };
+        let paths = Arc::new(Paths::new(setup.config.script_name.clone()));
         let mut introductions = Vec::new();
         let cores = if setup.config.pin { cores() } else { Vec::new() };
         for (index, shares) in shares.into_iter().enumerate() {
@@ -132,6 +133,7 @@ impl Engine {
                 config: setup.config.clone(),
                 host: setup.host,
                 registry: setup.registry.clone(),
+                paths: paths.clone(),
                 control: control.clone(),
                 metrics,
                 bound: bound.clone(),
@@ -222,6 +224,7 @@ struct Seed {
     config: Config,
     host: HostKind,
     registry: Arc<Registry>,
+    paths: Arc<Paths>,
     control: Arc<Control>,
     metrics: Arc<metrics::Worker>,
     bound: Arc<[Bound]>,

@@ -12,6 +12,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use bytes::{Bytes, BytesMut};
@@ -19,6 +20,7 @@ use bytes::{Bytes, BytesMut};
 use crate::proto::{Limits, Params, RecordType, RequestId, RequestKey, Role};
 use crate::ring::{Chunk, Token};
 
+use super::path::{Cut, Paths};
 use super::request::ReadError;
 use super::response::WriteError;
 
@@ -88,6 +90,7 @@ pub(crate) struct Exchange {
     /// Memory for the next request's copied params.
     spare: Vec<u8>,
     pub(crate) mount: Rc<str>,
+    paths: Arc<Paths>,
     pub(crate) stdin: RefCell<Inbox>,
     pub(crate) data: RefCell<Inbox>,
     pub(crate) out: RefCell<Outbox>,
@@ -97,7 +100,12 @@ pub(crate) struct Exchange {
 }
 
 impl Exchange {
-    pub(crate) fn new(touched: Rc<Touched>, no_mount: Rc<str>, stdout_window: usize) -> Exchange {
+    pub(crate) fn new(
+        touched: Rc<Touched>,
+        no_mount: Rc<str>,
+        paths: Arc<Paths>,
+        stdout_window: usize,
+    ) -> Exchange {
         Exchange {
             key: Cell::new(None),
             id: RequestId::ONE,
@@ -105,6 +113,7 @@ impl Exchange {
             params: Params::default(),
             spare: Vec::new(),
             mount: no_mount,
+            paths,
             stdin: RefCell::default(),
             data: RefCell::default(),
             out: RefCell::new(Outbox { window: stdout_window, ..Outbox::default() }),
@@ -173,6 +182,20 @@ impl Exchange {
 
     pub(crate) fn role(&self) -> Role {
         self.role
+    }
+
+    /// The request's path, cut at its mount.
+    pub(crate) fn cut(&self) -> Cut<'_> {
+        let cut = Cut::of(&self.params);
+        // FastCGI 6.3: an Authorizer is not told of paths.
+        if self.role != Role::Authorizer {
+            self.paths.note(&cut, &self.params);
+        }
+        cut.below(&self.params, &self.mount)
+    }
+
+    pub(crate) fn paths(&self) -> &Paths {
+        &self.paths
     }
 
     pub(crate) fn is_over(&self) -> bool {
@@ -625,7 +648,7 @@ mod tests {
     #[test]
     fn params_are_copied_only_when_they_come_in_pieces() {
         let touched = Rc::new(Touched::default());
-        let mut exchange = Exchange::new(touched, "".into(), 1);
+        let mut exchange = Exchange::new(touched, "".into(), Arc::default(), 1);
         assert!(!exchange.collect_params(b"\x01\x01a1", || Some(Chunk::copy_from_slice(b"\x01\x01a1"))));
         assert!(exchange.collect_params(b"\x01\x01b2", || unreachable!("only the first piece may be kept")));
         exchange.parse_params(&Limits::default()).unwrap();

@@ -11,6 +11,7 @@
 //! it may hold an `Rc`, use tokio's timers and sockets, and `tokio::task::spawn_local`.
 
 mod exchange;
+mod path;
 mod registry;
 mod request;
 mod response;
@@ -20,6 +21,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 
 pub(crate) use exchange::{Ending, Exchange, ExchangeKey, Inbox, OutStream, Touched};
+pub(crate) use path::Paths;
 pub(crate) use registry::Table;
 pub(crate) use response::{Body, Head};
 

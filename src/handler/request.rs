@@ -85,15 +85,29 @@ macro_rules! common_methods {
             self.exchange.text(WellKnown::RequestMethod).unwrap_or("GET")
         }
 
-        /// `SCRIPT_NAME` followed by `PATH_INFO`, byte for byte: the path that mounts are matched with.
+        /// The whole path that was asked for, unescaped, byte for byte: [`script_name`](Self::script_name) followed by
+        /// [`path_info`](Self::path_info). Mounts are matched with it.
         pub fn path(&self) -> Cow<'_, [u8]> {
-            let params = &self.exchange.params;
-            let script_name = params.well_known(WellKnown::ScriptName).unwrap_or_default();
-            let path_info = params.well_known(WellKnown::PathInfo).unwrap_or_default();
-            match (script_name, path_info) {
-                (path, b"") | (b"", path) => Cow::Borrowed(path),
-                (front, back) => Cow::Owned([front, back].concat()),
+            self.exchange.cut().path()
+        }
+
+        /// The part of the path that leads to the application: `SCRIPT_NAME` (RFC 3875 §4.1.13). It is the mount
+        /// or, at the root, empty or what the web server says. The setting `script_name` takes its place.
+        ///
+        /// This and [`path_info`](Self::path_info) are what the web server ought to have sent: what is missing is
+        /// taken from `DOCUMENT_URI` or `REQUEST_URI`, the name of a `.fcgi` file is left out, and so on. The params
+        /// stay as they came.
+        pub fn script_name(&self) -> Cow<'_, [u8]> {
+            match &self.exchange.paths().script_name {
+                Some(name) => Cow::Borrowed(name.as_bytes()),
+                None => self.exchange.cut().script_name(),
             }
+        }
+
+        /// The part of the path that is the application's own: `PATH_INFO` (RFC 3875 §4.1.5), unescaped. Empty, or
+        /// with a slash at its front.
+        pub fn path_info(&self) -> Cow<'_, [u8]> {
+            self.exchange.cut().path_info()
         }
 
         /// `QUERY_STRING`, without the question mark; empty where there is none.
@@ -101,7 +115,7 @@ macro_rules! common_methods {
             self.exchange.params.well_known(WellKnown::QueryString).unwrap_or_default()
         }
 
-        /// The mount under which this handler was found.
+        /// The mount under which this handler was found; `/` at the root.
         pub fn mount(&self) -> &str {
             &self.exchange.mount
         }

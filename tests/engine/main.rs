@@ -17,5 +17,6 @@ mod bodies;
 mod deadlines;
 mod framing;
 mod lifecycle;
+mod paths;
 mod runtime;
 mod tcp;
