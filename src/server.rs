@@ -1,6 +1,7 @@
 //! [`Server`], [`Builder`], [`Handle`]: what an embedder touches first.
 
 use std::fmt;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::thread::available_parallelism;
 
@@ -22,7 +23,8 @@ pub struct Server(());
 impl Server {
     /// What a server is made from.
     pub fn builder() -> Builder {
-        Builder { config: Config::default(), registry: Registry::default(), bad_mount: None }
+        let (config, registry) = (Config::default(), Registry::default());
+        Builder { config, registry, connections: Vec::new(), bad_mount: None }
     }
 }
 
@@ -32,6 +34,7 @@ impl Server {
 pub struct Builder {
     config: Config,
     registry: Registry,
+    connections: Vec<OwnedFd>,
     bad_mount: Option<MountError>,
 }
 
@@ -41,6 +44,13 @@ impl Builder {
     /// hand it over (FCGI_LISTENSOCK_FILENO, FastCGI 1.0 §2.2).
     pub fn listen(mut self, address: impl Into<String>) -> Builder {
         self.config.listen.push(address.into());
+        self
+    }
+
+    /// Serves a connection that is there already, a stream socket. May be called several times. A server that is given
+    /// connections and no address listens nowhere; it goes on when they have ended.
+    pub fn connection(mut self, socket: impl Into<OwnedFd>) -> Builder {
+        self.connections.push(socket.into());
         self
     }
 
@@ -124,22 +134,27 @@ impl Builder {
             buffers_max: config.buffers_max.max(config.ring_buffers.saturating_mul(2)),
         };
         let choice = ring::choose(driver(config.driver), &pool)?;
-        let listeners = listen(&config, workers)?;
+        let listens = !config.listen.is_empty() || self.connections.is_empty();
+        let listeners = if listens { listen(&config, workers)? } else { Vec::new() };
         let addresses: Arc<[String]> = listeners.iter().map(|l| l.address().to_owned()).collect();
         let registry = Arc::new(self.registry);
         let is_uring = choice == Choice::Uring;
         let host = if is_uring { HostKind::TokioUring } else { HostKind::Tokio };
-        let setup = Setup { config, workers, host, registry: registry.clone(), listeners, access };
+        let connections = self.connections;
+        let setup =
+            Setup { config, workers, host, registry: registry.clone(), listeners, connections, access };
         let engine = if is_uring {
             Engine::start(setup, move || Uring::new(&pool, Uring::DIRECT_DESCRIPTORS))?
         } else {
             Engine::start(setup, move || Epoll::new(&pool))?
         };
-        tracing::info!(
-            "listening on {}; {workers} {}; {choice}",
-            addresses.join(", "),
-            if workers == 1 { "worker" } else { "workers" },
-        );
+        if listens {
+            tracing::info!(
+                "listening on {}; {workers} {}; {choice}",
+                addresses.join(", "),
+                if workers == 1 { "worker" } else { "workers" },
+            );
+        }
         Ok(Handle { engine, registry, addresses, choice, workers })
     }
 }

@@ -1,5 +1,7 @@
 //! `ringway serve`: an application behind FastCGI.
 
+mod as_cgi;
+
 use clap::{ArgMatches, Args, FromArgMatches};
 use ringway::{Builder, Server};
 
@@ -28,8 +30,10 @@ fn run(matches: &ArgMatches) -> Result<(), Failure> {
     }
     let config = config_file::read(matches).map_err(Failure::usage)?;
     options.logging.start()?;
+    let is_cgi = config.listen.is_empty() && as_cgi::is_meant();
     let mount = config.mount.clone();
-    Ok(with_probe(Server::builder().config(config), &mount).run()?)
+    let server = with_probe(Server::builder().config(config), &mount);
+    if is_cgi { as_cgi::answer(server) } else { Ok(server.run()?) }
 }
 
 /// Mounts the probe in all its roles.

@@ -31,6 +31,8 @@ use std::sync::mpsc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use rustix::net::{AddressFamily, sockopt};
+
 use crate::Config;
 use crate::handler::{Paths, Registry};
 use crate::metrics;
@@ -55,6 +57,8 @@ pub(crate) struct Setup {
     pub(crate) host: HostKind,
     pub(crate) registry: Arc<Registry>,
     pub(crate) listeners: Vec<Listener>,
+    /// Connections that are there from the beginning.
+    pub(crate) connections: Vec<OwnedFd>,
     /// `None`: anybody may connect.
     pub(crate) access: Option<Access>,
 }
@@ -88,6 +92,12 @@ impl Bound {
     fn of(listener: &Listener) -> Bound {
         Bound { address: listener.address().to_owned(), is_tcp: listener.is_tcp() }
     }
+
+    /// Of a connection that was not accepted here.
+    fn given(connection: &OwnedFd) -> Bound {
+        let is_unix = sockopt::socket_domain(connection) == Ok(AddressFamily::UNIX);
+        Bound { address: "a given connection".to_owned(), is_tcp: !is_unix }
+    }
 }
 
 /// A socket to accept on, as one worker gets it.
@@ -109,8 +119,12 @@ impl Engine {
     ) -> Result<Engine, EngineError> {
         let open = Arc::new(open);
         let control = Arc::new(Control::new(setup.workers));
-        let bound: Arc<[Bound]> = setup.listeners.iter().map(Bound::of).collect();
+        let bound: Arc<[Bound]> = {
+            let given = setup.connections.iter().map(Bound::given);
+            setup.listeners.iter().map(Bound::of).chain(given).collect()
+        };
         let access = setup.access.take().map(Arc::new);
+        let mut given = deal(setup.connections, setup.listeners.len(), setup.workers);
         let shares = share_out(&mut setup.listeners, setup.workers);
         let (say_hello, hellos) = mpsc::channel::<Hello<R::Address>>();
         let mut engine = Engine {
@@ -139,6 +153,7 @@ impl Engine {
                 bound: bound.clone(),
                 access: access.clone(),
                 shares,
+                connections: std::mem::take(&mut given[index]),
                 core: cores.get(index % cores.len().max(1)).copied(),
             };
             let (open, say_hello) = (open.clone(), say_hello.clone());
@@ -211,6 +226,15 @@ fn share_out(listeners: &mut [Listener], workers: usize) -> Vec<Vec<Share>> {
     shares
 }
 
+/// Gives the connections to the workers in turn, numbered as listeners from `first` on.
+fn deal(connections: Vec<OwnedFd>, first: usize, workers: usize) -> Vec<Vec<(ListenerId, OwnedFd)>> {
+    let mut hands: Vec<Vec<_>> = (0..workers).map(|_| Vec::new()).collect();
+    for (number, connection) in connections.into_iter().enumerate() {
+        hands[number % workers].push((ListenerId((first + number) as u32), connection));
+    }
+    hands
+}
+
 /// The cores that this process may use.
 fn cores() -> Vec<usize> {
     let allowed = rustix::thread::sched_getaffinity(None).unwrap_or_default();
@@ -230,6 +254,7 @@ struct Seed {
     bound: Arc<[Bound]>,
     access: Option<Arc<Access>>,
     shares: Vec<Share>,
+    connections: Vec<(ListenerId, OwnedFd)>,
     core: Option<usize>,
 }
 
@@ -284,6 +309,9 @@ impl Seed {
         let mut worker = Worker::new(ring, parts);
         for share in self.shares {
             worker.listen(share.listener, share.socket, share.for_all, share.identify)?;
+        }
+        for (listener, connection) in self.connections {
+            worker.adopt(listener, connection)?;
         }
         Ok(worker)
     }

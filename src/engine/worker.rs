@@ -132,6 +132,19 @@ impl<R: Ring> Worker<R> {
         Ok(())
     }
 
+    /// Serves a connection that was not accepted here.
+    pub(crate) fn adopt(
+        &mut self,
+        listener: ListenerId,
+        socket: std::os::fd::OwnedFd,
+    ) -> Result<(), Failure> {
+        let descriptor = self.ring.adopt(listener, socket)?;
+        self.parts.metrics.connections_accepted.incr();
+        self.parts.control.loads.add(self.parts.index);
+        self.admit(listener, descriptor);
+        Ok(())
+    }
+
     /// Whether nothing is under way but in the ring, so that the ring alone may be waited for.
     pub(crate) fn is_quiet(&self) -> bool {
         self.parts.requests.tasks.is_empty() && !self.has_work()

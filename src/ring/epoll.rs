@@ -629,6 +629,12 @@ impl Ring for Epoll {
         Ok(())
     }
 
+    fn adopt(&mut self, _listener: ListenerId, socket: OwnedFd) -> Result<Descriptor, Failure> {
+        rustix::io::ioctl_fionbio(&socket, true).map_err(|errno| failure(Operation::Accept, errno))?;
+        self.syscalls += 1;
+        Ok(self.insert(socket))
+    }
+
     fn accept(&mut self, listener: ListenerId) {
         let Some(Some(listening)) = self.listeners.get_mut(listener.0 as usize) else { return };
         if listening.is_accepting {

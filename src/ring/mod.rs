@@ -175,6 +175,9 @@ pub trait Ring: Sized {
     /// may use whatever is cheapest.
     fn listen(&mut self, listener: ListenerId, socket: OwnedFd, identify: bool) -> Result<(), Failure>;
 
+    /// Takes a connected socket that was not accepted here. Nothing is reported; receiving may begin.
+    fn adopt(&mut self, listener: ListenerId, socket: OwnedFd) -> Result<Descriptor, Failure>;
+
     /// Starts to accept again after `AcceptFailed` or [`Ring::accept_stop`].
     fn accept(&mut self, listener: ListenerId);
 

@@ -361,6 +361,11 @@ impl Ring for Sim {
         Ok(())
     }
 
+    /// Refused: there is no kernel to have made the socket.
+    fn adopt(&mut self, _listener: ListenerId, _socket: OwnedFd) -> Result<Descriptor, Failure> {
+        Err(Failure::new(Operation::Accept, libc::EOPNOTSUPP))
+    }
+
     fn accept(&mut self, listener: ListenerId) {
         self.accepting.entry(listener.0).and_modify(|on| *on = true);
     }

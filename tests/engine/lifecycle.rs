@@ -1,5 +1,7 @@
 //! The life of a server: workers and listeners, changes while it serves, overload, drain and stop, signals.
 
+use std::net::TcpListener;
+use std::os::unix::net::UnixStream;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
@@ -29,6 +31,7 @@ each_driver! {
     idle_connections_cost_nothing,
     signals_drain_and_then_stop,
     a_shortage_of_descriptors_passes,
+    given_connections_are_served_without_listening,
 }
 
 fn unix_connections_are_spread_evenly(driver: Driver) {
@@ -418,4 +421,25 @@ fn a_shortage_of_descriptors_passes(driver: Driver) {
     }
     assert!(answered >= if driver == Driver::Epoll { 60 } else { 20 }, "{answered} of 60 were answered");
     assert_eq!(Peer::connect(&process.address).get("/").status(), 200);
+}
+
+/// Unix and TCP, blocking or not, on more workers than one.
+fn given_connections_are_served_without_listening(driver: Driver) {
+    let (near, far) = UnixStream::pair().expect("a pair");
+    let port = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let mut peers = vec![Peer::connect(&port.local_addr().expect("bound").to_string())];
+    let (accepted, _) = port.accept().expect("it has connected");
+    accepted.set_nonblocking(true).expect("a socket");
+    peers.push(Peer::over(near));
+    let server = Server::builder().driver(driver).workers(2).connection(far).connection(accepted);
+    let mut handle = server.responder("/", app::hello).start().expect("the server starts");
+    assert!(handle.addresses().is_empty());
+    eventually("each worker has one", || handle.connections() == [1, 1]);
+    for peer in &mut peers {
+        assert_eq!(peer.get("/").text(), "Hello, world!\n");
+        assert_eq!(peer.get("/").text(), "Hello, world!\n");
+    }
+    handle.drain();
+    peers.iter_mut().for_each(Peer::expect_end);
+    handle.wait().expect("the server ends in order");
 }

@@ -7,6 +7,7 @@
 //! - [`starts`]: how a process comes to its socket, and how it is replaced while a web server sends requests
 //! - [`spawned`]: what the processes around it do to it: descriptors, signals
 //! - [`access`]: which peers may connect
+//! - [`as_cgi`]: without FastCGI, as a CGI program
 //!
 //! A web server that is not installed is skipped with a line that says so; `RINGWAY_REQUIRE=web` makes that a failure.
 
@@ -20,6 +21,7 @@ mod support {
 }
 
 mod access;
+mod as_cgi;
 mod haproxy;
 mod nginx;
 mod pages;
@@ -29,6 +31,6 @@ mod starts;
 /// The table in `docs/deployment.md` has a row for each way that is tested; `UPDATE_DOCS=1` writes it.
 #[test]
 fn the_table_of_the_docs_is_what_is_tested() {
-    let rows = [nginx::WAYS, nginx::MATRIX, haproxy::MATRIX];
+    let rows = [nginx::WAYS, nginx::MATRIX, haproxy::MATRIX, as_cgi::MATRIX];
     support::matrix::compare(&rows.concat());
 }

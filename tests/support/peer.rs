@@ -218,10 +218,19 @@ impl Peer {
     }
 
     pub(crate) fn try_connect(address: &str) -> io::Result<Peer> {
-        let socket = match address.strip_prefix("unix:") {
+        Peer::on(match address.strip_prefix("unix:") {
             Some(path) => Socket::Unix(UnixStream::connect(path)?),
             None => Socket::Tcp(TcpStream::connect(address)?),
-        };
+        })
+    }
+
+    /// A connection that is there already.
+    #[allow(dead_code)] // not every test that has peers
+    pub(crate) fn over(stream: UnixStream) -> Peer {
+        Peer::on(Socket::Unix(stream)).expect("an open socket")
+    }
+
+    fn on(socket: Socket) -> io::Result<Peer> {
         let mut peer = Peer { socket, unread: Vec::new(), answers: HashMap::new() };
         if let Socket::Tcp(stream) = &peer.socket {
             stream.set_nodelay(true)?;

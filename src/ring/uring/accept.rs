@@ -100,6 +100,18 @@ impl Uring {
         Ok(())
     }
 
+    pub(super) fn add_connection(
+        &mut self,
+        listener: ListenerId,
+        socket: OwnedFd,
+    ) -> Result<Descriptor, Failure> {
+        // On a non-blocking socket io_uring reports EAGAIN instead of waiting for bytes.
+        rustix::io::ioctl_fionbio(&socket, false)
+            .map_err(|errno| Failure::new(Operation::Accept, errno.raw_os_error()))?;
+        self.syscalls_outside += 1;
+        Ok(self.sockets.open_ordinary(socket, listener))
+    }
+
     pub(super) fn accept_again(&mut self, id: ListenerId) {
         let full = self.sockets.direct_open() >= self.direct_descriptors as usize;
         let Some((key, listen)) = self.listening.find(id) else { return };

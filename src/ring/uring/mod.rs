@@ -585,6 +585,10 @@ impl Ring for Uring {
         self.add_listener(listener, socket, identify)
     }
 
+    fn adopt(&mut self, listener: ListenerId, socket: OwnedFd) -> Result<Descriptor, Failure> {
+        self.add_connection(listener, socket)
+    }
+
     fn accept(&mut self, listener: ListenerId) {
         self.accept_again(listener);
     }
