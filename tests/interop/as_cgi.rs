@@ -8,7 +8,7 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
-use crate::pages::{self, Front};
+use crate::pages::{self, Front, Habits};
 use crate::support::conf;
 use crate::support::matrix::matrix;
 use crate::support::process::{Process, Ringway, exited_with, free_address};
@@ -38,8 +38,8 @@ fn serves(program: &str, configure: fn(&Path, SocketAddr) -> Command) {
     server.also_logs_to(folder.path().join("error.log"));
     server.wait_until("accepts", || Ringway::accepts(&address.to_string()));
     // What comes in chunks is measured before it is passed on.
-    let front =
-        Front { address, mount: MOUNT, chunked_max: 1 << 20, fails_by_itself: false, server: &server };
+    let habits = Habits { chunked_max: Some(1 << 20), ..Habits::USUAL };
+    let front = Front { address, mount: MOUNT, habits, server: &server };
     pages::all(&front);
     pages::streaming(&front);
 }

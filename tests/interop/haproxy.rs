@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 
-use crate::pages::{self, Front};
+use crate::pages::{self, Front, Habits};
 use crate::support::conf;
 use crate::support::matrix::matrix;
 use crate::support::process::{PATIENCE, Process, Ringway, allows, eventually, free_address};
@@ -62,8 +62,7 @@ impl Haproxy {
         Front {
             address: self.address,
             mount,
-            chunked_max: CHUNKED_MAX,
-            fails_by_itself: true,
+            habits: Habits { chunked_max: Some(CHUNKED_MAX), fails_by_itself: true, ..Habits::USUAL },
             server: &self.process,
         }
     }

@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use ringway::{Response, Server};
 use tempfile::TempDir;
 
-use crate::pages::{self, Front};
+use crate::pages::{self, Front, Habits};
 use crate::support::conf;
 use crate::support::matrix::{Row, matrix};
 use crate::support::process::{Process, Ringway, allows, free_address};
@@ -159,13 +159,7 @@ impl Nginx {
     }
 
     pub(crate) fn front(&self, mount: &'static str) -> Front<'_> {
-        Front {
-            address: self.address,
-            mount,
-            chunked_max: usize::MAX,
-            fails_by_itself: false,
-            server: &self.process,
-        }
+        Front { address: self.address, mount, habits: Habits::USUAL, server: &self.process }
     }
 }
 
