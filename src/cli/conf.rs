@@ -53,6 +53,13 @@ templates! {
     "haproxy", "get-values", "haproxy.conf": "multiplexes if the application says that it can";
     "haproxy", "mpxs-conns", "haproxy.conf": "multiplexes without asking";
     "haproxy", "close", "haproxy.conf": "a connection for each request";
+    "apache", "mod_fastcgi", "apache-mod_fastcgi.conf": "starts the application; not executed by the tests";
+    "apache", "mod_fastcgi-external", "apache-mod_fastcgi-external.conf": "connects to it; not executed by the tests";
+    "cherokee", "host", "cherokee.conf": "connects to the application; not executed by the tests";
+    "cherokee", "interpreter", "cherokee.conf": "starts the application; not executed by the tests";
+    "systemd", "service", "systemd.service": "starts the application, with sockets of the unit that follows";
+    "systemd", "socket", "systemd.socket": "the sockets";
+    "supervisor", "fcgi-program", "supervisor.conf": "starts several processes on one socket";
 }
 
 #[derive(Args)]

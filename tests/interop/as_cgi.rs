@@ -20,7 +20,7 @@ const MOUNT: &str = "/app.cgi";
 matrix! {
     "lighttpd", "mod_cgi, no FastCGI at all":
         lighttpd_runs_it ["prefix"] => serves("lighttpd", lighttpd);
-    "Apache", "mod_cgi, no FastCGI at all":
+    "apache", "mod_cgi, no FastCGI at all":
         apache_runs_it ["prefix"] => serves("apache2", apache);
 }
 

@@ -2,6 +2,8 @@
 //!
 //! - [`pages`]: what every web server must show, page by page
 //! - [`nginx`], [`haproxy`]: how each is set up, the ways to mount an application there, and what only it does
+//! - [`replayed`]: web servers that are not to be had any more, by what they sent
+//! - [`systemd`], [`supervisor`]: who starts processes and keeps them running
 //! - [`support::conf`]: `ringway conf` configures the web servers; [`support::matrix`]: what they show is the
 //!   table in `docs/deployment.md`
 //! - [`starts`]: how a process comes to its socket, and how it is replaced while a web server sends requests
@@ -25,12 +27,24 @@ mod as_cgi;
 mod haproxy;
 mod nginx;
 mod pages;
+mod replayed;
 mod spawned;
 mod starts;
+mod supervisor;
+mod systemd;
 
 /// The table in `docs/deployment.md` has a row for each way that is tested; `UPDATE_DOCS=1` writes it.
 #[test]
 fn the_table_of_the_docs_is_what_is_tested() {
-    let rows = [nginx::WAYS, nginx::MATRIX, haproxy::MATRIX, as_cgi::MATRIX];
+    #[rustfmt::skip]
+    let rows = [
+        nginx::WAYS,
+        nginx::MATRIX,
+        haproxy::MATRIX,
+        replayed::MATRIX,
+        as_cgi::MATRIX,
+        systemd::MATRIX,
+        supervisor::MATRIX,
+    ];
     support::matrix::compare(&rows.concat());
 }

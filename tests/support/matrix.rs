@@ -73,6 +73,9 @@ fn table(rows: &[Row]) -> String {
     let mut ways: Vec<(&str, &str)> = rows.iter().map(|row| (row.server, row.way)).collect();
     let mut known = BTreeSet::new();
     ways.retain(|way| known.insert(*way));
+    // All of a server together, where its first stands.
+    let servers: Vec<&str> = ways.iter().map(|(server, _)| *server).collect();
+    ways.sort_by_key(|(server, _)| servers.iter().position(|first| first == server));
     for (server, way) in ways {
         let of_way = rows.iter().filter(|row| (row.server, row.way) == (server, way));
         let mut seen: Vec<&str> = of_way.flat_map(|row| row.seen).copied().collect();
