@@ -50,11 +50,15 @@ macro_rules! templates {
 
 templates! {
     "nginx", "fastcgi_pass", "nginx.conf": "connects to the application";
+    "apache", "proxy_fcgi", "apache-proxy.conf": "mod_proxy_fcgi connects to the application, by ProxyPass";
+    "apache", "set_handler", "apache-proxy.conf": "mod_proxy_fcgi connects to the application, by SetHandler";
+    "apache", "fcgid", "apache-fcgid.conf": "mod_fcgid starts the application";
+    "apache", "htaccess", "apache-htaccess.conf": "mod_fcgid starts the application: .htaccess and a file app.fcgi";
+    "apache", "mod_fastcgi", "apache-mod_fastcgi.conf": "starts the application; not executed by the tests";
+    "apache", "mod_fastcgi-external", "apache-mod_fastcgi-external.conf": "connects to it; not executed by the tests";
     "haproxy", "get-values", "haproxy.conf": "multiplexes if the application says that it can";
     "haproxy", "mpxs-conns", "haproxy.conf": "multiplexes without asking";
     "haproxy", "close", "haproxy.conf": "a connection for each request";
-    "apache", "mod_fastcgi", "apache-mod_fastcgi.conf": "starts the application; not executed by the tests";
-    "apache", "mod_fastcgi-external", "apache-mod_fastcgi-external.conf": "connects to it; not executed by the tests";
     "cherokee", "host", "cherokee.conf": "connects to the application; not executed by the tests";
     "cherokee", "interpreter", "cherokee.conf": "starts the application; not executed by the tests";
     "systemd", "service", "systemd.service": "starts the application, with sockets of the unit that follows";
@@ -97,9 +101,9 @@ struct Options {
     /// The application that is started: what `ringway serve` is to be given
     #[arg(long, default_value = "probe")]
     app: String,
-    /// How many processes of the application are started
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
-    processes: u16,
+    /// How many processes of the application are started [default: 1; behind mod_fcgid up to 8]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    processes: Option<u16>,
     /// Directory for pid file, logs and temporary files, to try the configuration out [default: Debian's places]
     #[arg(long, value_name = "DIR")]
     state_dir: Option<PathBuf>,
@@ -135,6 +139,8 @@ struct Context<'a> {
     program: String,
     app: &'a str,
     processes: u16,
+    /// `processes` if it was given.
+    processes_given: Option<u16>,
     /// The directory, or nothing for Debian's places.
     state: Option<String>,
 }
@@ -191,7 +197,7 @@ choices! {
     "health" "--health" ["health"] "it does not check whether the application is well";
     "http" "--http" ["http"] "it has no visitors";
     "app" "--app" ["app"] "it does not start the application";
-    "processes" "--processes" ["processes"] "it does not start the application";
+    "processes" "--processes" ["processes", "processes_given"] "it does not start the application";
     "state_dir" "--state-dir" ["state"] "it keeps no files";
 }
 
@@ -333,7 +339,8 @@ impl<'a> Context<'a> {
             },
             program,
             app: &options.app,
-            processes: options.processes,
+            processes: options.processes.unwrap_or(1),
+            processes_given: options.processes,
             state: state.map_err(|reason| unfit("--state-dir", reason))?,
         })
     }
@@ -414,7 +421,7 @@ mod tests {
             let mentioned = mentioned(template);
             assert!(mentioned.contains("command"), "{}: the first line names the command", template.server);
             let values = |id| match id {
-                "listen" => "unix:/run/app.sock",
+                "listen" => "127.0.0.1:9000",
                 "mount" => "/app",
                 "statics" => "/static=/srv/static",
                 "health" => "/hello",
@@ -426,7 +433,7 @@ mod tests {
             };
             let mut arguments = vec![template.server, "--way", template.way];
             if mentioned.contains("address") || mentioned.contains("addresses") {
-                arguments.extend(["--listen", "127.0.0.1:9000"]);
+                arguments.extend(["--listen", "unix:/run/app.sock"]);
             }
             let plain = conf(&arguments).unwrap_or_else(|error| panic!("{arguments:?}: {error}"));
             arguments.truncate(3);

@@ -407,7 +407,10 @@ impl<R: Ring> Worker<R> {
         }
         note_awaiting(&mut self.awaiting_sent, peer, &self.parts.times);
         peer.since = self.clock.now();
-        if let Err(failure) = result {
+        // Closing cancels what is in flight, which is no failure.
+        if let Err(failure) = result
+            && peer.phase != Phase::Closing
+        {
             self.parts.metrics.send_failures.incr();
             self.log_failure(token, failure);
             self.gone(token);

@@ -1,7 +1,8 @@
 //! Real web servers in front of `ringway serve probe`: what their visitors see.
 //!
 //! - [`pages`]: what every web server must show, page by page
-//! - [`nginx`], [`haproxy`]: how each is set up, the ways to mount an application there, and what only it does
+//! - [`nginx`], [`apache`], [`haproxy`]: how each is set up, the ways to mount an application there, and what only
+//!   it does
 //! - [`replayed`]: web servers that are not to be had any more, by what they sent
 //! - [`systemd`], [`supervisor`]: who starts processes and keeps them running
 //! - [`support::conf`]: `ringway conf` configures the web servers; [`support::matrix`]: what they show is the
@@ -23,6 +24,7 @@ mod support {
 }
 
 mod access;
+mod apache;
 mod as_cgi;
 mod haproxy;
 mod nginx;
@@ -40,6 +42,7 @@ fn the_table_of_the_docs_is_what_is_tested() {
     let rows = [
         nginx::WAYS,
         nginx::MATRIX,
+        apache::MATRIX,
         haproxy::MATRIX,
         replayed::MATRIX,
         as_cgi::MATRIX,
