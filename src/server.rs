@@ -12,8 +12,10 @@ use crate::metrics::Snapshot;
 use crate::ring::{self, Choice, Epoll, Listen, ListenOptions, Listener, PoolConfig, Uring};
 use crate::{Error, Result};
 
+use service::Reporter;
 use signals::Catcher;
 
+mod service;
 mod signals;
 
 /// A FastCGI server. Begin with [`Server::builder`].
@@ -100,6 +102,9 @@ impl Builder {
     /// connections, requests in flight are answered within `drain_timeout`. A second signal ends it at once, except
     /// that a server on file descriptor 0 takes a SIGTERM repeated within 3 s for the same one, as mod_fcgid sends it.
     ///
+    /// A service manager that listens at NOTIFY_SOCKET (systemd's `Type=notify`) hears READY, STATUS, STOPPING and,
+    /// with `WatchdogSec=`, WATCHDOG for as long as every worker does its turns.
+    ///
     /// # Errors
     ///
     /// [`Error`] says what cannot be listened on, set or started, in one line each, or which worker failed.
@@ -110,8 +115,12 @@ impl Builder {
         let is_spawned = self.config.listen.iter().all(|address| address == "fd:0");
         let mut handle = self.start()?;
         let control = handle.engine.control.clone();
-        let _catcher = Catcher::obey(signals, is_spawned, move |order| control.command(order))
-            .map_err(Error::Signals)?;
+        let obey = move |order| {
+            control.command(order);
+            service::stopping();
+        };
+        let _catcher = Catcher::obey(signals, is_spawned, obey).map_err(Error::Signals)?;
+        let _reporter = Reporter::start(&handle.engine).map_err(|error| Error::Worker(error.to_string()))?;
         handle.wait()
     }
 

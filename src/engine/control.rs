@@ -56,6 +56,11 @@ impl Control {
     /// Raises the order and wakes the workers to see it.
     pub(crate) fn command(&self, order: Order) {
         self.order.fetch_max(order as u8, Ordering::Release);
+        self.wake();
+    }
+
+    /// Makes every worker do a turn.
+    pub(crate) fn wake(&self) {
         self.wakers.get().into_iter().flatten().for_each(Waker::wake);
     }
 

@@ -17,6 +17,7 @@ mod bodies;
 mod deadlines;
 mod framing;
 mod lifecycle;
+mod notify;
 mod paths;
 mod runtime;
 mod tcp;
