@@ -4,10 +4,13 @@
 
 mod conf;
 mod config_file;
+mod decode;
 mod demo;
 mod probe;
+mod records;
 mod request;
 mod serve;
+mod socket;
 
 use std::fmt;
 use std::io::IsTerminal;
@@ -25,7 +28,8 @@ struct Command {
     run: fn(&ArgMatches) -> Result<(), Failure>,
 }
 
-const COMMANDS: &[Command] = &[serve::COMMAND, demo::COMMAND, request::COMMAND, conf::COMMAND];
+const COMMANDS: &[Command] =
+    &[serve::COMMAND, demo::COMMAND, request::COMMAND, conf::COMMAND, decode::COMMAND];
 
 /// Why a command did not do what it should: a text for people, and which exit code.
 #[derive(Debug)]

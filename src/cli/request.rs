@@ -4,10 +4,12 @@
 //! stderr, and so does a last line with the statuses. With `-v` every record is shown, sent (`>`) and
 //! received (`<`).
 
+mod replay;
+
 use std::fs::File;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, UNIX_EPOCH};
 
 use bytes::Bytes;
@@ -19,6 +21,7 @@ use ringway::config::parse_duration;
 use ringway::proto::Role;
 use tokio::sync::mpsc;
 
+use super::records::Transcript;
 use super::{Command, Failure};
 
 pub(super) const COMMAND: Command = Command {
@@ -33,7 +36,7 @@ struct Options {
     /// Where the application listens: unix:/path, unix:@abstract or HOST:PORT
     address: Address,
     /// Path with an optional query, or an http:// URL; several are requested one after the other
-    #[arg(value_name = "URI", required_unless_present = "get_values")]
+    #[arg(value_name = "URI", required_unless_present_any = ["get_values", "from_capture"])]
     uris: Vec<String>,
     /// Request method; without it GET, or POST where there is data
     #[arg(short = 'X', long)]
@@ -71,6 +74,9 @@ struct Options {
     /// Ask for FCGI_MAX_CONNS, FCGI_MAX_REQS and FCGI_MPXS_CONNS first
     #[arg(long)]
     get_values: bool,
+    /// Send the bytes of this file, which a web server once sent (see `decode`), and print what comes back
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["uris", "get_values"])]
+    from_capture: Option<PathBuf>,
     /// Show every record on stderr
     #[arg(short, long)]
     verbose: bool,
@@ -78,6 +84,10 @@ struct Options {
 
 fn run(matches: &ArgMatches) -> Result<(), Failure> {
     let options = Options::from_arg_matches(matches).map_err(Failure::usage)?;
+    if let Some(file) = &options.from_capture {
+        let timeout = if options.timeout.is_zero() { Duration::MAX } else { options.timeout };
+        return replay::replay(&options.address, file, timeout, options.verbose.then(show_records));
+    }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     runtime.map_err(Failure::running)?.block_on(options.run())
 }
@@ -361,13 +371,9 @@ impl Printer {
 }
 
 fn show_records() -> Tap {
-    Arc::new(|record| {
-        let mut text = format!("{record}\n");
-        for field in record.fields() {
-            text.push_str("    ");
-            text.push_str(&field);
-            text.push('\n');
-        }
+    let transcript = Mutex::new(Transcript::default());
+    Arc::new(move |record| {
+        let text = transcript.lock().expect("no holder panics").text(record, "    ");
         // Nothing can be said where stderr is closed.
         let _ = std::io::stderr().write_all(text.as_bytes());
     })

@@ -11,6 +11,7 @@
 
 use std::fmt;
 
+use crate::proto::params::take_pair;
 use crate::proto::wire::{BeginBody, EndBody, KEEP_CONN};
 use crate::proto::{Header, ProtocolStatus, RecordType, Role};
 
@@ -83,7 +84,10 @@ impl fmt::Display for Record<'_> {
                 if flags & KEEP_CONN != 0 {
                     f.write_str(" keep_conn")?;
                 }
-                Ok(())
+                match flags & !KEEP_CONN {
+                    0 => Ok(()),
+                    others => write!(f, " flags={others:#x}"),
+                }
             }
             (RecordType::EndRequest, Some(body)) => {
                 let EndBody { app_status, protocol_status } = EndBody::from_bytes(body);
@@ -106,33 +110,13 @@ impl fmt::Display for Record<'_> {
 /// The pairs that are whole within this record. A stream may split a pair; what is left is counted.
 fn pair_lines(mut content: &[u8]) -> Vec<String> {
     let mut lines = Vec::new();
-    while !content.is_empty() {
-        let Some((name, value, rest)) = split_pair(content) else {
-            lines.push(format!("… {} bytes of a pair that straddles records", content.len()));
-            break;
-        };
+    while let Some((name, value)) = take_pair(&mut content) {
         lines.push(format!("{} = {}", name.escape_ascii(), value.escape_ascii()));
-        content = rest;
+    }
+    if !content.is_empty() {
+        lines.push(format!("… {} bytes of a pair that straddles records", content.len()));
     }
     lines
-}
-
-/// FastCGI 3.4: both lengths, in one byte or four, then both contents.
-fn split_pair(bytes: &[u8]) -> Option<(&[u8], &[u8], &[u8])> {
-    let (name_bytes, bytes) = split_length(bytes)?;
-    let (value_bytes, bytes) = split_length(bytes)?;
-    let (name, bytes) = bytes.split_at_checked(name_bytes)?;
-    let (value, rest) = bytes.split_at_checked(value_bytes)?;
-    Some((name, value, rest))
-}
-
-fn split_length(bytes: &[u8]) -> Option<(usize, &[u8])> {
-    let (&first, rest) = bytes.split_first()?;
-    if first < 0x80 {
-        return Some((usize::from(first), rest));
-    }
-    let (four, rest) = bytes.split_first_chunk()?;
-    Some(((u32::from_be_bytes(*four) & 0x7fff_ffff) as usize, rest))
 }
 
 fn excerpt(content: &[u8]) -> String {
@@ -218,6 +202,6 @@ mod tests {
         for end in 1..pairs.len() {
             assert!(pair_lines(&pairs[..end])[0].starts_with(&format!("… {end} bytes")));
         }
-        assert!(split_pair(&[0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff]).is_none());
+        assert!(pair_lines(&[0xff; 8])[0].starts_with("… 8 bytes"));
     }
 }

@@ -5,6 +5,8 @@ use std::time::Instant;
 
 use ringway::client::{Direction, Record, Tap};
 
+use crate::cli::records::Transcript;
+
 /// The most records that are kept of a request; the rest is counted.
 const RECORDS_MAX: usize = 100;
 
@@ -25,11 +27,19 @@ pub(super) struct Log {
     pub(super) left_out: usize,
     pub(super) last: Option<Line>,
     begun: Instant,
+    transcript: Transcript,
 }
 
 impl Log {
     fn new(title: String) -> Log {
-        Log { title, lines: Vec::new(), left_out: 0, last: None, begun: Instant::now() }
+        Log {
+            title,
+            lines: Vec::new(),
+            left_out: 0,
+            last: None,
+            begun: Instant::now(),
+            transcript: Transcript::default(),
+        }
     }
 
     fn push(&mut self, record: &Record<'_>) {
@@ -37,7 +47,7 @@ impl Log {
             ms: self.begun.elapsed().as_secs_f64() * 1e3,
             sent: record.direction == Direction::Sent,
             text: record.to_string(),
-            fields: record.fields(),
+            fields: self.transcript.fields(record),
         };
         if self.lines.len() < RECORDS_MAX {
             self.lines.push(line);
