@@ -59,6 +59,11 @@ templates! {
     "haproxy", "get-values", "haproxy.conf": "multiplexes if the application says that it can";
     "haproxy", "mpxs-conns", "haproxy.conf": "multiplexes without asking";
     "haproxy", "close", "haproxy.conf": "a connection for each request";
+    "lighttpd", "external", "lighttpd.conf": "connects to the application";
+    "lighttpd", "spawn", "lighttpd-spawn.conf": "makes the socket and starts the application with it";
+    "caddy", "fastcgi", "caddy.conf": "connects to the application";
+    "h2o", "connect", "h2o.conf": "connects to the application";
+    "h2o", "spawn", "h2o-spawn.conf": "makes the socket and starts the application with it";
     "cherokee", "host", "cherokee.conf": "connects to the application; not executed by the tests";
     "cherokee", "interpreter", "cherokee.conf": "starts the application; not executed by the tests";
     "systemd", "service", "systemd.service": "starts the application, with sockets of the unit that follows";
@@ -479,6 +484,13 @@ mod tests {
             (&["nginx", "--listen", "a:1", "--way", "x"], "--way \"x\": nginx has fastcgi_pass"),
             (&["nginx", "--listen", "unix:/a b"], "--listen: ' ' has a meaning in configurations"),
             (&["nginx", "--listen", "unix:@a"], "nginx cannot connect to an abstract socket"),
+            (&["lighttpd", "--listen", "unix:@a"], "lighttpd cannot connect to an abstract socket"),
+            (&["lighttpd", "--listen", "a:1", "--app", "x"], "--app is not for lighttpd (external)"),
+            (
+                &["lighttpd", "--way", "spawn", "--listen", "a:1", "--listen", "a:2"],
+                "lighttpd (spawn) takes one address",
+            ),
+            (&["h2o", "--listen", "unix:@a"], "h2o cannot connect to an abstract socket"),
             (&["nginx", "--listen", "a:1", "--mount", "app"], "write /app"),
             (&["nginx", "--listen", "a:1", "--mount", "/a{"], "'{' has a meaning"),
             (&["nginx", "--listen", "a:1", "--static", "/=/srv"], "give a prefix"),
@@ -497,6 +509,13 @@ mod tests {
             ("haproxy", "unix:/run/a.sock", "unix@/run/a.sock proto fcgi"),
             ("haproxy", "unix:@a", "abns@a proto fcgi"),
             ("haproxy", "[::1]:9000", "[::1]:9000 proto fcgi"),
+            ("lighttpd", "unix:/run/a.sock", "\"socket\" => \"/run/a.sock\""),
+            ("lighttpd", "[::1]:9000", "\"host\" => \"::1\", \"port\" => 9000"),
+            ("caddy", "unix:/run/a.sock", "reverse_proxy unix//run/a.sock {"),
+            ("caddy", "unix:@a", "reverse_proxy unix/@a {"),
+            ("caddy", "[::1]:9000", "reverse_proxy [::1]:9000 {"),
+            ("h2o", "unix:/run/a.sock", "type: unix\n          port: /run/a.sock\n"),
+            ("h2o", "[::1]:9000", "host: \"::1\"\n          port: 9000\n"),
         ] {
             let text = conf(&[server, "--listen", address]).expect(server);
             assert!(text.contains(expected), "{expected}:\n{text}");

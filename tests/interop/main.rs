@@ -3,6 +3,7 @@
 //! - [`pages`]: what every web server must show, page by page
 //! - [`nginx`], [`apache`], [`haproxy`]: how each is set up, the ways to mount an application there, and what only
 //!   it does
+//! - [`lighttpd`], [`caddy`], [`h2o`]: the same, by way of [`stand`], which starts any of them
 //! - [`replayed`]: web servers that are not to be had any more, by what they sent
 //! - [`systemd`], [`supervisor`]: who starts processes and keeps them running
 //! - [`support::conf`]: `ringway conf` configures the web servers; [`support::matrix`]: what they show is the
@@ -26,11 +27,15 @@ mod support {
 mod access;
 mod apache;
 mod as_cgi;
+mod caddy;
+mod h2o;
 mod haproxy;
+mod lighttpd;
 mod nginx;
 mod pages;
 mod replayed;
 mod spawned;
+mod stand;
 mod starts;
 mod supervisor;
 mod systemd;
@@ -44,6 +49,9 @@ fn the_table_of_the_docs_is_what_is_tested() {
         nginx::MATRIX,
         apache::MATRIX,
         haproxy::MATRIX,
+        lighttpd::MATRIX,
+        caddy::MATRIX,
+        h2o::MATRIX,
         replayed::MATRIX,
         as_cgi::MATRIX,
         systemd::MATRIX,
