@@ -9,6 +9,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use ringway::{Response, Server};
 use rustix::process::Signal;
 use tempfile::TempDir;
 
@@ -40,20 +41,13 @@ impl Apache {
         command.arg("-f").arg(&file).arg("-DFOREGROUND").stdin(Stdio::null());
         let mut process = Process::start("apache", &mut command, folder);
         process.also_logs_to(folder.join("error.log"));
+        process.ends_slowly();
         process.wait_until("accepts", || Ringway::accepts(&address.to_string()));
         Apache { process, address }
     }
 
     fn front(&self, mount: &'static str) -> Front<'_> {
         Front { address: self.address, mount, habits: Habits::USUAL, server: &self.process }
-    }
-}
-
-impl Drop for Apache {
-    /// Its children end only with it, and what these have started with them.
-    fn drop(&mut self) {
-        self.process.signal(Signal::TERM);
-        self.process.wait(PATIENCE);
     }
 }
 
@@ -129,6 +123,8 @@ matrix! {
         connections ["kept", "closed"] => connections_are_kept_if_wanted(&[]);
         restarts ["restarts"] => finds_it_back_at_once(&[KEEP]);
         gives_up [] => gives_up_a_slow_answer();
+        bare [] => paths_come_out_right_without_more_lines();
+        site ["a site of Debian's configuration"] => a_site_of_debian(&["--static", "/static=/usr/share/doc/apache2"]);
     "apache", "set_handler":
         handler_unix_kept_prefix ["unix", "kept", "prefix", "pages", "streaming"] =>
             every_page("uring", Socket::Unix, "/app", &[&HANDLER[..], &[KEEP, UNBUFFERED]].concat());
@@ -141,6 +137,7 @@ matrix! {
         handler_crowd ["crowd"] => crowd("uring", Socket::Unix, &[&HANDLER[..], &[KEEP]].concat());
         handler_connections ["kept", "closed"] => connections_are_kept_if_wanted(&HANDLER);
         handler_restarts ["restarts"] => finds_it_back_at_once(&HANDLER);
+        handler_site ["a site of Debian's configuration"] => a_site_of_debian(&HANDLER);
     "apache", "fcgid":
         fcgid_prefix ["fd 0", "closed", "prefix", "pages", "streaming"] => fcgid_pages("/app", &[UNBUFFERED]);
         fcgid_root ["fd 0", "closed", "root", "pages"] => fcgid_pages("", &[]);
@@ -179,8 +176,7 @@ fn says_what_it_ought(front: &Front<'_>) {
     let secret = Request::get(&front.target("x/a%0Ab/env")).header("Authorization", "Bearer me");
     let env = front.env(secret.header("Proxy", "http://evil.test"));
     assert_eq!((&env["HTTP_AUTHORIZATION"], env.get("HTTP_PROXY")), (&"Bearer me".into(), None));
-    let path = |name: &str| env.get(name).and_then(|value| value.as_str()).unwrap_or_default().to_owned();
-    assert_eq!(path("SCRIPT_NAME") + &path("PATH_INFO"), front.target("x/a\nb/env"));
+    assert_eq!((&env["SCRIPT_NAME"], &env["PATH_INFO"]), (&front.mount.into(), &"/x/a\nb/env".into()));
     assert_eq!(Request::get("/static/hello").send(front.address).text(), "a file\n");
     if !front.mount.is_empty() {
         // The namesake of a mount is none.
@@ -270,6 +266,95 @@ fn gives_up_a_slow_answer() {
         assert_eq!(front.get("sleep?ms=600000").status, 504);
         eventually("the handler is cancelled", || (front.aborted() == 1).then_some(()));
         pages::hello(&front);
+    }
+}
+
+/// `ProxyPass` and no more, as Apache's manual has it.
+fn paths_come_out_right_without_more_lines() {
+    if find("apache2").is_none() {
+        return;
+    }
+    for mount in ["", "/app"] {
+        let folder = conf::folder();
+        let server = Server::builder().listen("127.0.0.1:0").workers(1).responder(prefix(mount), says_where);
+        let server = server.start().expect("a server");
+        let address = free_address();
+        let arguments = ["--listen", &server.addresses()[0], "--mount", prefix(mount)];
+        let text = std::fs::read_to_string(conf::write(folder.path(), "apache", address, &arguments));
+        let text = text.expect("the configuration can be read");
+        let bare: String =
+            text.split_inclusive('\n').filter(|line| !line.contains("ProxyFCGISetEnvIf")).collect();
+        assert_ne!(bare, text);
+        let apache = Apache::serve(folder.path(), address, &bare);
+        for (page, expected) in [("", "/"), ("a", "/a"), ("a%20b/gr%C3%BC%3F/c%25/", "/a b/grü?/c%/")] {
+            assert_eq!(apache.front(mount).get(page).text(), format!("{mount} {expected}"));
+        }
+    }
+}
+
+async fn says_where(request: ringway::Request) -> Response {
+    let (script_name, path_info) = (request.script_name(), request.path_info());
+    Response::text(format!(
+        "{} {}",
+        String::from_utf8_lossy(&script_name),
+        String::from_utf8_lossy(&path_info)
+    ))
+}
+
+/// The configuration that Debian's package brings, and one file more in it: from `Listen` on what is printed.
+fn a_site_of_debian(options: &[&str]) {
+    let debian = Path::new("/etc/apache2");
+    if find("apache2").is_none() {
+        return;
+    }
+    let folder = conf::folder();
+    let etc = folder.path().join("etc");
+    let copied = Command::new("cp").arg("-a").arg(debian).arg(&etc).status().expect("cp runs");
+    assert!(copied.success(), "Debian's configuration can be copied");
+    // Port 80 is the host's.
+    std::fs::write(etc.join("ports.conf"), "").expect("a file can be written");
+    for site in std::fs::read_dir(etc.join("sites-enabled")).expect("a folder") {
+        std::fs::remove_file(site.expect("a link").path()).expect("a link can be removed");
+    }
+    // What a2enmod does.
+    for file in ["proxy.load", "proxy.conf", "proxy_fcgi.load"] {
+        let link = etc.join("mods-enabled").join(file);
+        if !link.exists() {
+            std::os::unix::fs::symlink(Path::new("../mods-available").join(file), link).expect("a link");
+        }
+    }
+    let ringway = Ringway::start(folder.path(), "epoll", &["--mount", "/app"]);
+    let listen = format!("unix:{}", ringway.unix.display());
+    let address = free_address();
+    let arguments = [&["--listen", &listen, "--mount", "/app"], options].concat();
+    let text = std::fs::read_to_string(conf::write(folder.path(), "apache", address, &arguments));
+    let text = text.expect("the configuration can be read");
+    let site = &text[text.find("Listen ").expect("a port")..];
+    std::fs::write(etc.join("sites-enabled/app.conf"), site).expect("a file can be written");
+    let mut command = Command::new(find("apache2").expect("Apache was there"));
+    command
+        .arg("-d")
+        .arg(&etc)
+        .arg("-f")
+        .arg(etc.join("apache2.conf"))
+        .arg("-DFOREGROUND")
+        .stdin(Stdio::null());
+    // What /etc/apache2/envvars does.
+    for (name, value) in [("USER", "www-data"), ("GROUP", "www-data")] {
+        command.env(format!("APACHE_RUN_{name}"), value);
+    }
+    for name in ["RUN", "LOCK", "LOG"] {
+        command.env(format!("APACHE_{name}_DIR"), folder.path());
+    }
+    command.env("APACHE_PID_FILE", folder.path().join("apache2.pid"));
+    let mut process = Process::start("apache", &mut command, folder.path());
+    process.also_logs_to(folder.path().join("error.log"));
+    process.ends_slowly();
+    process.wait_until("accepts", || Ringway::accepts(&address.to_string()));
+    let apache = Apache { process, address };
+    pages::all(&apache.front("/app"));
+    if options.contains(&"--static") {
+        assert_eq!(Request::get("/static/copyright").send(address).status, 200);
     }
 }
 
@@ -394,6 +479,7 @@ fn a_fcgi_file(mount: &'static str) {
     assert_eq!(front.get("robots.txt").text(), "a file\n");
     // The file's own name leads there as well.
     assert_eq!(front.get("app.fcgi/hello").text(), "Hello, world!\n");
+    assert!(apache.process.log().contains("the name of the .fcgi file is left out"));
 }
 
 /// The configuration of such a server.

@@ -31,6 +31,7 @@ pub(crate) struct Process {
     name: String,
     child: Child,
     logs: Vec<PathBuf>,
+    farewell: Duration,
 }
 
 impl Process {
@@ -41,12 +42,17 @@ impl Process {
         let errors = file.try_clone().expect("a file can be shared");
         let child = command.stdout(file).stderr(errors).spawn();
         let child = child.unwrap_or_else(|error| panic!("cannot start {name}: {error}"));
-        Process { name: name.to_owned(), child, logs: vec![log] }
+        Process { name: name.to_owned(), child, logs: vec![log], farewell: FAREWELL }
     }
 
     /// Names another file that the process logs to.
     pub(crate) fn also_logs_to(&mut self, path: PathBuf) {
         self.logs.push(path);
+    }
+
+    /// Gives it more time to end: it has processes of its own to end first.
+    pub(crate) fn ends_slowly(&mut self) {
+        self.farewell = PATIENCE;
     }
 
     /// Waits until `is_ready`; fails at once when the process has ended.
@@ -115,7 +121,7 @@ impl Drop for Process {
             }
             // It may end in between.
             let _ = kill_process(self.pid(), signal);
-            let _ = self.wait_up_to(FAREWELL);
+            let _ = self.wait_up_to(self.farewell);
         }
         if std::thread::panicking() {
             for path in &self.logs {
