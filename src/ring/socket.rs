@@ -575,17 +575,17 @@ pub enum ListenFault {
     PortDenied { port: u16 },
     #[error(
         "file descriptor {number} is not open; it must be a listening socket, as web servers and spawn-fcgi \
-             pass it; to listen by yourself, give an address"
+             pass it; to listen by yourself, give an address (--listen unix:/path or HOST:PORT)"
     )]
     NotOpen { number: RawFd },
     #[error(
         "file descriptor {number} is not a socket; it must be a listening one, as web servers and spawn-fcgi \
-             pass it; to listen by yourself, give an address"
+             pass it; to listen by yourself, give an address (--listen unix:/path or HOST:PORT)"
     )]
     NotASocket { number: RawFd },
     #[error(
         "file descriptor {number} is a socket but not a listening stream socket; the parent process must \
-             call listen() on it; to listen by yourself, give an address"
+             call listen() on it (systemd: Accept=no; inetd: wait); to listen by yourself, give an address"
     )]
     NotListening { number: RawFd },
     #[error(

@@ -19,9 +19,9 @@ const MOUNT: &str = "/app.cgi";
 
 matrix! {
     "lighttpd", "mod_cgi, no FastCGI at all":
-        lighttpd_runs_it ["prefix"] => serves("lighttpd", lighttpd);
+        lighttpd_runs_it ["prefix", "pages", "streaming"] => serves("lighttpd", lighttpd);
     "apache", "mod_cgi, no FastCGI at all":
-        apache_runs_it ["prefix"] => serves("apache2", apache);
+        apache_runs_it ["prefix", "pages", "streaming"] => serves("apache2", apache);
 }
 
 /// Every page, from a process of its own.

@@ -9,6 +9,7 @@
 //! - [`support::conf`]: `ringway conf` configures the web servers; [`support::matrix`]: what they show is the
 //!   table in `docs/deployment.md`
 //! - [`starts`]: how a process comes to its socket, and how it is replaced while a web server sends requests
+//! - [`spawners`]: the programs that hand it a socket: spawn-fcgi, systemd
 //! - [`spawned`]: what the processes around it do to it: descriptors, signals
 //! - [`access`]: which peers may connect
 //! - [`as_cgi`]: without FastCGI, as a CGI program
@@ -35,6 +36,7 @@ mod nginx;
 mod pages;
 mod replayed;
 mod spawned;
+mod spawners;
 mod stand;
 mod starts;
 mod supervisor;
@@ -54,6 +56,7 @@ fn the_table_of_the_docs_is_what_is_tested() {
         h2o::MATRIX,
         replayed::MATRIX,
         as_cgi::MATRIX,
+        spawners::MATRIX,
         systemd::MATRIX,
         supervisor::MATRIX,
     ];

@@ -3,7 +3,7 @@
 use std::fs::{self, Permissions};
 use std::net::TcpListener;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -143,31 +143,6 @@ fn spawned_by_hand(folder: &Path, socket: OwnedFd, upstream: &str) {
     command.args(["-c", "exec \"$0\" serve probe >&- 2>&-", env!("CARGO_BIN_EXE_ringway")]);
     command.env_clear().current_dir("/").stdin(socket);
     serves(folder, Process::start("spawned", &mut command, folder), upstream);
-}
-
-#[test]
-fn spawned_by_spawn_fcgi() {
-    let (Some(spawner), Some(_)) = (find("spawn-fcgi"), find("nginx")) else { return };
-    for tcp in [None, Some(free_address())] {
-        let folder = conf::folder();
-        let path = folder.path().join("spawned.sock");
-        let mut command = Command::new(&spawner);
-        command.arg("-n").stdin(Stdio::null());
-        let upstream = match tcp {
-            Some(address) => {
-                command.args(["-a", &address.ip().to_string(), "-p", &address.port().to_string()]);
-                address.to_string()
-            }
-            None => {
-                command.args(["-M", "0666", "-s"]).arg(&path);
-                format!("unix:{}", path.display())
-            }
-        };
-        command.args(["--", env!("CARGO_BIN_EXE_ringway"), "serve", "probe"]);
-        serves(folder.path(), Process::start("spawn-fcgi", &mut command, folder.path()), &upstream);
-        let is_left = fs::metadata(&path).is_ok_and(|file| file.file_type().is_socket());
-        assert_eq!(is_left, tcp.is_none(), "the file is the spawner's, not ours to remove");
-    }
 }
 
 /// Serves every page behind nginx, and ends as spawners want it.
