@@ -308,6 +308,10 @@ fn environment() -> Environment<'static> {
     environment.set_syntax(syntax.expect("jinja's own delimiters"));
     // For paths in regular expressions; `plain` has let no other special characters in.
     environment.add_filter("regex", |text: &str| text.replace('.', "\\.").replace('+', "\\+"));
+    // For names that are to be as unique as the path that they are made of.
+    environment.add_filter("name", |path: &str| {
+        path.trim_matches('/').replace(|c: char| !c.is_ascii_alphanumeric(), "-").to_ascii_lowercase()
+    });
     // For what a server cannot do with the value of an option.
     environment.add_function("refuse", |text: &str| -> Result<Value, minijinja::Error> {
         Err(minijinja::Error::new(ErrorKind::InvalidOperation, text.to_owned()))

@@ -124,6 +124,7 @@ matrix! {
         restarts ["restarts"] => finds_it_back_at_once(&[KEEP]);
         gives_up [] => gives_up_a_slow_answer();
         bare [] => paths_come_out_right_without_more_lines();
+        neighbours ["two applications"] => asks_the_right_one(&[]);
         site ["a site of Debian's configuration"] => a_site_of_debian(&["--static", "/static=/usr/share/doc/apache2"]);
     "apache", "set_handler":
         handler_unix_kept_prefix ["unix", "kept", "prefix", "pages", "streaming"] =>
@@ -137,6 +138,7 @@ matrix! {
         handler_crowd ["crowd"] => crowd("uring", Socket::Unix, &[&HANDLER[..], &[KEEP]].concat());
         handler_connections ["kept", "closed"] => connections_are_kept_if_wanted(&HANDLER);
         handler_restarts ["restarts"] => finds_it_back_at_once(&HANDLER);
+        handler_neighbours ["two applications"] => asks_the_right_one(&HANDLER);
         handler_site ["a site of Debian's configuration"] => a_site_of_debian(&HANDLER);
     "apache", "fcgid":
         fcgid_prefix ["fd 0", "closed", "prefix", "pages", "streaming"] => fcgid_pages("/app", &[UNBUFFERED]);
@@ -299,6 +301,38 @@ async fn says_where(request: ringway::Request) -> Response {
         String::from_utf8_lossy(&script_name),
         String::from_utf8_lossy(&path_info)
     ))
+}
+
+/// Two applications of one site, each with a socket file of its own.
+fn asks_the_right_one(way: &[&str]) {
+    if find("apache2").is_none() {
+        return;
+    }
+    let (one, other) = (conf::folder(), conf::folder());
+    let address = free_address();
+    let mut text = String::new();
+    let mut applications = Vec::new();
+    for (folder, mount) in [(&one, "/one"), (&other, "/other")] {
+        let ringway = Ringway::start(folder.path(), "epoll", &["--mount", mount]);
+        let listen = format!("unix:{}", ringway.unix.display());
+        let arguments = [&["--listen", &listen, "--mount", mount, KEEP], way].concat();
+        let whole = std::fs::read_to_string(conf::write(one.path(), "apache", address, &arguments));
+        let whole = whole.expect("the configuration can be read");
+        // What is inside of the VirtualHost goes into the other's.
+        let inside =
+            whole.split_once("<VirtualHost ").expect("it begins").1.split_once('\n').expect("a line").1;
+        text = match text.strip_suffix("</VirtualHost>\n") {
+            None => whole,
+            Some(text) => format!("{text}{inside}"),
+        };
+        applications.push(ringway);
+    }
+    let apache = Apache::serve(one.path(), address, &text);
+    for _ in 0..40 {
+        for mount in ["/one", "/other"] {
+            assert_eq!(apache.front(mount).get("hello").text(), "Hello, world!\n", "{mount}");
+        }
+    }
 }
 
 /// The configuration that Debian's package brings, and one file more in it: from `Listen` on what is printed.
