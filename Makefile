@@ -5,7 +5,8 @@
 CARGO ?= cargo
 
 # What the tests start or build against.
-PACKAGES = nginx-light haproxy libfcgi-dev libfcgi-bin spawn-fcgi curl apache2 libapache2-mod-fcgid lighttpd supervisor systemd
+PACKAGES = nginx-light haproxy libfcgi-dev libfcgi-bin spawn-fcgi curl apache2 libapache2-mod-fcgid lighttpd \
+           caddy h2o supervisor systemd
 
 .PHONY: run test bench packages format lint unit docs
 

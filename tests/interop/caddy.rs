@@ -21,7 +21,7 @@ const CADDY: Server = Server {
 
 matrix! {
     "caddy", "fastcgi":
-        uring_unix_root ["unix", "closed", "root", "pages"] => every_page("uring", Socket::Unix, "");
+        uring_unix_root ["unix", "closed", "root", "pages", "streaming"] => every_page("uring", Socket::Unix, "");
         uring_tcp_prefix ["tcp", "closed", "prefix", "pages"] => every_page("uring", Socket::Tcp, "/app");
         epoll_tcp_root ["tcp", "closed", "root", "pages"] => every_page("epoll", Socket::Tcp, "");
         epoll_unix_prefix ["unix", "closed", "prefix", "pages"] => every_page("epoll", Socket::Unix, "/app");

@@ -21,7 +21,7 @@ const KEPT: &[&str] = &["--keep-connections"];
 
 matrix! {
     "h2o", "connect":
-        uring_unix_root ["unix", "kept", "root", "pages"] => every_page("uring", Socket::Unix, "", KEPT);
+        uring_unix_root ["unix", "kept", "root", "pages", "streaming"] => every_page("uring", Socket::Unix, "", KEPT);
         uring_tcp_prefix ["tcp", "closed", "prefix", "pages"] => every_page("uring", Socket::Tcp, "/app", CLOSED);
         epoll_unix_prefix ["unix", "closed", "prefix", "pages"] =>
             every_page("epoll", Socket::Unix, "/app", CLOSED);

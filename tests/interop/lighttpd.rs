@@ -17,7 +17,7 @@ const UNBUFFERED: Server = Server { habits: Habits { chunked_max: None, ..Habits
 
 matrix! {
     "lighttpd", "external":
-        uring_unix_root ["unix", "closed", "root", "pages"] => every_page("uring", Socket::Unix, "");
+        uring_unix_root ["unix", "closed", "root", "pages", "streaming"] => every_page("uring", Socket::Unix, "");
         uring_tcp_prefix ["tcp", "closed", "prefix", "pages"] => every_page("uring", Socket::Tcp, "/app");
         epoll_tcp_root ["tcp", "closed", "root", "pages"] => every_page("epoll", Socket::Tcp, "");
         epoll_unix_prefix ["unix", "closed", "prefix", "pages"] => every_page("epoll", Socket::Unix, "/app");
@@ -30,6 +30,7 @@ matrix! {
         paths_are_cut ["root", "prefix"] => stand::paths(&LIGHTTPD);
         a_root_without_its_fix ["root without fix-root-scriptname"] => old_root();
         rewriting_to_a_program ["rewriting to /app.fcgi"] => rewriting();
+        part_of_debians_configuration ["part of Debian's configuration"] => part();
         files ["static files"] => stand::files(&LIGHTTPD);
     "lighttpd", "spawn":
         spawned_unix_root ["unix", "fd 0", "closed", "root", "pages"] =>
@@ -154,6 +155,41 @@ fn rewriting() {
     }
 }
 
+/// What follows the line of dashes goes into the configuration that Debian ships.
+fn part() {
+    if find(LIGHTTPD.name).is_none() {
+        return;
+    }
+    let debian = std::fs::read_to_string("/etc/lighttpd/lighttpd.conf").expect("the package has it");
+    let own = |line: &&str| {
+        ["server.document-root", "server.upload-dirs", "server.errorlog", "server.pid-file", "server.port"]
+            .iter()
+            .chain(&[
+                "server.username",
+                "server.groupname",
+                "include_shell \"/usr/share/lighttpd/use-ipv6.pl",
+            ])
+            .all(|key| !line.starts_with(key))
+    };
+    let debian: String = debian.lines().filter(own).flat_map(|line| [line, "\n"]).collect();
+    for mount in ["", "/app"] {
+        let way = Way { conf: &["--static", "/static=/usr/share"], ..Way::new("epoll", Socket::Tcp, mount) };
+        let application = cutter(way.driver, if mount.is_empty() { "/" } else { mount });
+        let merge = |text: String| {
+            let (above, part) = text.split_once("-----\n").expect("a line of dashes");
+            let settings =
+                above.lines().filter(|line| line.starts_with("server.")).collect::<Vec<_>>().join("\n");
+            assert!(!settings.contains("modules"), "{settings}");
+            format!("{debian}\n{settings}\n{part}")
+        };
+        let stand = Stand::before(&LIGHTTPD, way, &application.addresses()[0], merge);
+        for (path, path_info) in PATHS {
+            let shown = Request::get(&format!("{mount}{path}")).send(stand.address).text();
+            assert_eq!(shown, format!("{mount}|{path_info}||"), "{path}");
+        }
+    }
+}
+
 fn spawned(driver: &'static str, listen: &str, mount: &'static str) {
     let way = Way::new(driver, Socket::Unix, mount);
     let Some(stand) = Stand::spawned(&LIGHTTPD, way, Some(listen)) else { return };
@@ -172,7 +208,8 @@ fn processes() {
     let way = Way { conf: &["--processes", "3"], ..Way::new("epoll", Socket::Unix, "") };
     let Some(stand) = Stand::spawned(&LIGHTTPD, way, Some("unix:FOLDER/app.sock")) else { return };
     let children = || children(stand.web.id());
-    assert_eq!(children().len(), 3);
+    // lighttpd listens before it has started all of them.
+    eventually("three processes", || (children().len() == 3).then_some(()));
     for number in 0..3 {
         assert!(Ringway::accepts(&format!("unix:{}/app.sock-{number}", stand.folder.path().display())));
     }
