@@ -108,11 +108,20 @@ const HANDLER: [&str; 2] = ["--way", "set_handler"];
 
 matrix! {
     "apache", "proxy_fcgi":
-        unix_kept_root ["unix", "kept", "root", "pages", "streaming"] =>
-            every_page("uring", Socket::Unix, "", &[KEEP, UNBUFFERED]);
-        unix_closed_prefix ["unix", "closed", "prefix", "pages"] => every_page("epoll", Socket::Unix, "/app", &[]);
-        tcp_kept_prefix ["tcp", "kept", "prefix", "pages"] => every_page("epoll", Socket::Tcp, "/app", &[KEEP]);
-        tcp_closed_root ["tcp", "closed", "root", "pages"] => every_page("uring", Socket::Tcp, "", &[UNBUFFERED]);
+        unix_closed_root ["unix", "closed", "root", "pages", "streaming"] =>
+            every_page("uring", Socket::Unix, "", &[UNBUFFERED]);
+        unix_closed_prefix ["unix", "closed", "prefix", "pages"] =>
+            every_page("epoll", Socket::Unix, "/app", &[]);
+        unix_kept_root ["unix", "kept", "root", "pages"] => every_page("epoll", Socket::Unix, "", &[KEEP]);
+        unix_kept_prefix ["unix", "kept", "prefix", "pages", "streaming"] =>
+            every_page("uring", Socket::Unix, "/app", &[KEEP, UNBUFFERED]);
+        tcp_closed_root ["tcp", "closed", "root", "pages"] => every_page("epoll", Socket::Tcp, "", &[]);
+        tcp_closed_prefix ["tcp", "closed", "prefix", "pages", "streaming"] =>
+            every_page("uring", Socket::Tcp, "/app", &[UNBUFFERED]);
+        tcp_kept_root ["tcp", "kept", "root", "pages", "streaming"] =>
+            every_page("uring", Socket::Tcp, "", &[KEEP, UNBUFFERED]);
+        tcp_kept_prefix ["tcp", "kept", "prefix", "pages"] =>
+            every_page("epoll", Socket::Tcp, "/app", &[KEEP]);
         uring_bodies ["bodies"] => bodies("uring", Socket::Unix, &[KEEP]);
         epoll_bodies ["bodies"] => bodies("epoll", Socket::Tcp, &[UNBUFFERED]);
         uring_leavers ["leavers"] => leavers("uring", Socket::Unix, &[KEEP]);
@@ -127,12 +136,20 @@ matrix! {
         neighbours ["two applications"] => asks_the_right_one(&[]);
         site ["a site of Debian's configuration"] => a_site_of_debian(&["--static", "/static=/usr/share/doc/apache2"]);
     "apache", "set_handler":
+        handler_unix_closed_root ["unix", "closed", "root", "pages"] => handled("epoll", Socket::Unix, "", &[]);
+        handler_unix_closed_prefix ["unix", "closed", "prefix", "pages"] =>
+            handled("uring", Socket::Unix, "/app", &[]);
+        handler_unix_kept_root ["unix", "kept", "root", "pages", "streaming"] =>
+            handled("epoll", Socket::Unix, "", &[KEEP, UNBUFFERED]);
         handler_unix_kept_prefix ["unix", "kept", "prefix", "pages", "streaming"] =>
-            every_page("uring", Socket::Unix, "/app", &[&HANDLER[..], &[KEEP, UNBUFFERED]].concat());
-        handler_unix_closed_root ["unix", "closed", "root", "pages"] =>
-            every_page("epoll", Socket::Unix, "", &HANDLER);
-        handler_tcp_kept_root ["tcp", "kept", "root", "pages"] =>
-            every_page("uring", Socket::Tcp, "", &[&HANDLER[..], &[KEEP]].concat());
+            handled("uring", Socket::Unix, "/app", &[KEEP, UNBUFFERED]);
+        handler_tcp_closed_root ["tcp", "closed", "root", "pages", "streaming"] =>
+            handled("uring", Socket::Tcp, "", &[UNBUFFERED]);
+        handler_tcp_closed_prefix ["tcp", "closed", "prefix", "pages"] =>
+            handled("epoll", Socket::Tcp, "/app", &[]);
+        handler_tcp_kept_root ["tcp", "kept", "root", "pages"] => handled("uring", Socket::Tcp, "", &[KEEP]);
+        handler_tcp_kept_prefix ["tcp", "kept", "prefix", "pages"] =>
+            handled("epoll", Socket::Tcp, "/app", &[KEEP]);
         handler_bodies ["bodies"] => bodies("uring", Socket::Tcp, &HANDLER);
         handler_leavers ["leavers"] => leavers("epoll", Socket::Tcp, &HANDLER);
         handler_crowd ["crowd"] => crowd("uring", Socket::Unix, &[&HANDLER[..], &[KEEP]].concat());
@@ -165,6 +182,10 @@ fn every_page(driver: &str, socket: Socket, mount: &'static str, options: &[&str
     if options.contains(&UNBUFFERED) {
         pages::streaming(&front);
     }
+}
+
+fn handled(driver: &str, socket: Socket, mount: &'static str, options: &[&str]) {
+    every_page(driver, socket, mount, &[&HANDLER, options].concat());
 }
 
 /// A directory of files that Apache is to serve by itself, as `--static` takes it.
