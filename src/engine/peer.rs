@@ -10,14 +10,16 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::rc::Rc;
-use std::sync::Arc;
 
 use crate::handler::Exchange;
-use crate::proto::{Connection, Limits, RequestKey};
+use crate::proto::{Connection, RequestKey};
 use crate::ring::{Descriptor, ListenerId, Output, Ring, Token};
 
 use super::Bound;
 use super::timer::{Deadline, NEVER, Tick, TimeLimits};
+
+/// Requests for which a peer that is used again has room already; what more a busy one took is let go.
+const REQUESTS_KEPT: usize = 8;
 
 /// Where a peer is in its life.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -118,7 +120,7 @@ impl Peer {
         descriptor: Descriptor,
         listener: ListenerId,
         is_tcp: bool,
-        limits: Arc<Limits>,
+        connection: Connection<Slot>,
         now: Tick,
     ) -> Peer {
         Peer {
@@ -126,7 +128,7 @@ impl Peer {
             descriptor,
             listener,
             is_tcp,
-            connection: Connection::new(limits),
+            connection,
             output: Output::default(),
             in_flight: 0,
             backlog: VecDeque::new(),
@@ -142,6 +144,19 @@ impl Peer {
             since: now,
             sending_since: now,
         }
+    }
+
+    /// That of another socket, with the memory of this one.
+    pub(crate) fn renewed(
+        mut self,
+        token: Token,
+        descriptor: Descriptor,
+        listener: ListenerId,
+        is_tcp: bool,
+        now: Tick,
+    ) -> Peer {
+        self.connection.reset(REQUESTS_KEPT);
+        Peer::new(token, descriptor, listener, is_tcp, self.connection, now)
     }
 
     /// Bytes on their way out that the peer has not taken.
@@ -218,9 +233,10 @@ impl Peer {
     /// A bound below which [`Peer::deadline`] cannot be, without looking at the requests.
     pub(crate) fn deadline_at_least(&self, limits: &TimeLimits, now: Tick) -> Tick {
         match self.phase {
-            Phase::Serving if self.has_spoken && self.connection.active() == 0 && self.in_flight == 0 => {
-                self.since.saturating_add(limits.idle)
-            }
+            Phase::Serving if self.has_spoken && self.connection.active() == 0 => match self.in_flight {
+                0 => self.since.saturating_add(limits.idle),
+                _ => self.sending_since.saturating_add(limits.send),
+            },
             Phase::Serving if self.has_spoken => now.saturating_add(limits.shortest_of_request()),
             _ => 0,
         }

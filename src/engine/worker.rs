@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use slab::Slab;
 
 use crate::metrics;
-use crate::proto::Limits;
+use crate::proto::{Connection, Limits};
 use crate::ring::{Chunk, Completion, Descriptor, Failure, Fate, ListenerId, Output, Ring, Token, Wait};
 
 use super::Bound;
@@ -27,6 +27,9 @@ const OUTPUT_KEEP_BYTES: usize = 64 * 1024;
 
 /// Output blocks kept for reuse.
 const OUTPUTS_POOLED_MAX: usize = 256;
+
+/// Closed peers kept for reuse.
+const PEERS_POOLED_MAX: usize = 256;
 
 /// How long accepting rests after it failed for want of descriptors or memory.
 const ACCEPT_PAUSE: Tick = 100;
@@ -72,6 +75,9 @@ pub(crate) struct Worker<R: Ring> {
     listeners: Vec<Accepting>,
     /// Boxed, so that the slab is small when it grows, which leaves the old one behind.
     peers: Slab<Box<Peer>>,
+    /// Peers that are closed, for reuse.
+    #[expect(clippy::vec_box, reason = "what moves between here and `peers` is the box")]
+    gone: Vec<Box<Peer>>,
     generation: u32,
     dirty: Vec<Token>,
     outputs: Vec<Output>,
@@ -102,6 +108,7 @@ impl<R: Ring> Worker<R> {
             siblings: Vec::new(),
             listeners: Vec::new(),
             peers: Slab::new(),
+            gone: Vec::new(),
             generation: 0,
             dirty: Vec::new(),
             outputs: Vec::new(),
@@ -278,9 +285,19 @@ impl<R: Ring> Worker<R> {
         self.generation = self.generation.wrapping_add(1);
         let entry = self.peers.vacant_entry();
         let token = Token { slot: entry.key() as u32, generation: self.generation };
-        let limits = self.parts.limits.clone();
         let is_tcp = self.parts.bound.get(listener.0 as usize).is_some_and(|bound| bound.is_tcp);
-        entry.insert(Box::new(Peer::new(token, descriptor, listener, is_tcp, limits, self.clock.now())));
+        let now = self.clock.now();
+        entry.insert(match self.gone.pop() {
+            Some(mut place) => {
+                let gone = *place;
+                *place = gone.renewed(token, descriptor, listener, is_tcp, now);
+                place
+            }
+            None => {
+                let connection = Connection::new(self.parts.limits.clone());
+                Box::new(Peer::new(token, descriptor, listener, is_tcp, connection, now))
+            }
+        });
         self.ring.recv(descriptor, token);
         self.mark(token, |_| {});
     }
@@ -419,7 +436,10 @@ impl<R: Ring> Worker<R> {
 
     fn closed(&mut self, token: Token) {
         if peer_of(&mut self.peers, token).is_some() {
-            self.peers.remove(token.slot as usize);
+            let peer = self.peers.remove(token.slot as usize);
+            if self.gone.len() < PEERS_POOLED_MAX {
+                self.gone.push(peer);
+            }
         }
     }
 

@@ -154,6 +154,23 @@ impl<T: Default> Connection<T> {
         }
     }
 
+    /// Makes it as new, for another socket. The memory for its requests stays, if it is for no more than
+    /// `requests_kept`.
+    pub fn reset(&mut self, requests_kept: usize) {
+        if self.requests.capacity() > requests_kept {
+            (self.requests, self.ids) = (Slab::new(), Vec::new());
+        }
+        self.requests.clear();
+        self.ids.clear();
+        self.management = Management::default();
+        self.decoder = Decoder::new();
+        self.begin_filled = 0;
+        (self.closing, self.broken) = (false, false);
+        self.owed = Owed::Nothing;
+        self.recent = 0;
+        // `generation` goes on: keys of the life before are not those of the next.
+    }
+
     /// Takes bytes off the front of `input` and reports the next thing they mean; `None` once `input` is
     /// empty, so call until then. Answers to management records and refusals are appended to `reply`: send
     /// them.
@@ -414,6 +431,9 @@ impl<T> Connection<T> {
         if self.ids.get(recent) == Some(&id.get()) {
             return Some(recent);
         }
+        if self.requests.is_empty() {
+            return None;
+        }
         let slot = position(&self.ids, id.get())?;
         self.recent = slot as u16;
         Some(slot)
@@ -490,6 +510,24 @@ mod tests {
         assert!(input.is_empty() && reply.is_empty());
         assert_eq!(error.scope, crate::proto::Scope::Connection);
         error.kind
+    }
+
+    #[test]
+    fn a_connection_that_was_reset_is_as_new() {
+        for kept in [0, 8] {
+            let mut connection = connection(Limits::default());
+            let old = begun(&mut connection, ONE, Role::Responder, false);
+            feed(&mut connection, &record(Params, 1, b"half of a record")[..12]);
+            connection.finish(old, 0, ProtocolStatus::RequestComplete, &mut Vec::new());
+            assert!(connection.wants_close() && connection.expects_input());
+            connection.reset(kept);
+            assert!(connection.is_idle() && !connection.wants_close() && !connection.expects_input());
+            let new = begun(&mut connection, ONE, Role::Responder, true);
+            assert!(connection.get(old).is_none() && connection.get(new).is_some());
+            broken(&mut connection, b"GET / HTTP/1.1");
+            connection.reset(kept);
+            begun(&mut connection, ONE, Role::Responder, true);
+        }
     }
 
     #[test]
