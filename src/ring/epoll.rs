@@ -109,8 +109,8 @@ struct Socket {
     is_starved: bool,
     /// Its end was read; whether the peer reads on is to be reported.
     is_watched: bool,
-    /// The rest of it waits for room.
-    sending: Option<Output>,
+    /// The rest of it waits for room. Boxed: it rarely does, and ten thousand idle sockets lie here.
+    sending: Option<Box<Output>>,
 }
 
 impl Socket {
@@ -276,7 +276,7 @@ impl Epoll {
         let token = socket.token;
         if let Some(output) = socket.sending.take() {
             let result = Err(failure(Operation::Send, errno));
-            self.queue.push_back(Completion::Sent { token, output, result });
+            self.queue.push_back(Completion::Sent { token, output: *output, result });
         }
         if std::mem::take(&mut socket.is_receiving) {
             socket.is_starved = false;
@@ -379,7 +379,7 @@ impl Epoll {
             return None;
         }
         if let Some(output) = sends {
-            self.transmit(key.index, output);
+            self.transmit(key.index, *output);
         }
         if receives {
             match self.receive(key.index) {
@@ -413,7 +413,7 @@ impl Epoll {
                     break;
                 }
             }
-            socket.sending = Some(output);
+            socket.sending = Some(Box::new(output));
             return self.watch(index);
         }
         self.queue.push_back(Completion::Sent { token, output, result });
@@ -719,7 +719,7 @@ impl Ring for Epoll {
         drop(socket.fd);
         if let Some(output) = socket.sending {
             let result = Err(failure(Operation::Send, Errno::CANCELED));
-            self.queue.push_back(Completion::Sent { token: socket.token, output, result });
+            self.queue.push_back(Completion::Sent { token: socket.token, output: *output, result });
         }
         self.queue.push_back(Completion::Closed { token });
     }
