@@ -337,6 +337,12 @@ fn path_of_uri(uri: &[u8]) -> Option<&[u8]> {
 
 /// What `uri` has after `front`, which is unescaped.
 fn after<'p>(uri: &'p [u8], front: &[u8]) -> Option<&'p [u8]> {
+    // Nearly always neither has an escape: one comparison does.
+    if let Some(rest) = uri.strip_prefix(front)
+        && memchr::memchr(b'%', front).is_none()
+    {
+        return Some(rest);
+    }
     let mut rest = uri;
     for wanted in front {
         let (byte, further) = take_byte(rest)?;

@@ -46,10 +46,17 @@ impl<B: AsRef<[u8]>> Params<B> {
     /// As [`Params::parse`], of the bytes that [`Params::bytes_mut`] was used to put in place: for memory that is
     /// used again and again.
     pub fn read(&mut self, limits: &Limits) -> Result<(), Error> {
-        let mut index = [0; WellKnown::COUNT];
-        self.pairs = scan(self.bytes.as_ref(), limits, &mut index).map_err(|kind| Error::new(kind, None))?;
-        self.index = index;
-        Ok(())
+        (self.pairs, self.index) = (0, [0; WellKnown::COUNT]);
+        match scan(self.bytes.as_ref(), limits, &mut self.index) {
+            Ok(pairs) => {
+                self.pairs = pairs;
+                Ok(())
+            }
+            Err(kind) => {
+                self.index = [0; WellKnown::COUNT];
+                Err(Error::new(kind, None))
+            }
+        }
     }
 
     /// The bytes, to be changed. There are no pairs until they are [read](Params::read).
