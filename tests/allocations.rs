@@ -253,8 +253,10 @@ fn requests_that_never_end_take_bounded_memory(driver: Driver) {
     let (served, counts) = serve(driver);
     let before = counts.live();
     counts.take_live_max();
-    let mut peers: Vec<Peer> = (0..5).map(|_| served.connect()).collect();
-    for peer in &mut peers {
+    let mut peers = Vec::new();
+    for _ in 0..5 {
+        // One after the other: a peer that is silent for long is closed.
+        let mut peer = served.connect();
         for id in 1..=2_000 {
             let mut begun = Ask::get("/never").id(id).param("X", "x".repeat(1_000)).bytes();
             begun.truncate(begun.len() - 16);
@@ -266,6 +268,7 @@ fn requests_that_never_end_take_bounded_memory(driver: Driver) {
                 drop(record);
             }
         }
+        peers.push(peer);
     }
     eventually("all of it is read", || served.metrics().requests_refused >= 5 * (2_000 - 256));
     let each = (counts.take_live_max() - before) / 5;
