@@ -4,6 +4,9 @@
 
 CARGO ?= cargo
 
+# Everything.
+FEATURES = cli,http
+
 # What the tests start or build against.
 PACKAGES = nginx-light haproxy libfcgi-dev libfcgi-bin spawn-fcgi curl apache2 libapache2-mod-fcgid lighttpd \
            caddy h2o supervisor systemd
@@ -30,14 +33,14 @@ format:
 	$(CARGO) fmt --all --check
 
 lint:
-	$(CARGO) clippy --workspace --all-targets --features cli -- -D warnings
+	$(CARGO) clippy --workspace --all-targets --features $(FEATURES) -- -D warnings
 	$(CARGO) clippy --no-default-features -- -D warnings
 
 unit:
-	RINGWAY_REQUIRE=$(RINGWAY_REQUIRE) $(CARGO) test --workspace --features cli
+	RINGWAY_REQUIRE=$(RINGWAY_REQUIRE) $(CARGO) test --workspace --features $(FEATURES)
 
 docs:
-	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --no-deps --features cli
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --no-deps --features $(FEATURES)
 
 bench:
 	$(CARGO) bench

@@ -36,6 +36,7 @@
 //! | feature | adds |
 //! | --- | --- |
 //! | `server` (default) | the server; without it the crate is `proto` alone, `no_std` |
+//! | `http` | tower services and axum routers as handlers: [`serve`], [`Builder::service`], [`http`] |
 //! | `client` | a FastCGI client on tokio |
 //! | `cli` | the command `ringway` |
 //! | `mimalloc` | mimalloc as the allocator of the command; a library never chooses one |
@@ -54,6 +55,8 @@ mod engine;
 mod error;
 #[cfg(feature = "server")]
 pub mod handler;
+#[cfg(feature = "http")]
+pub mod http;
 #[cfg(feature = "server")]
 pub mod metrics;
 pub mod proto;
@@ -63,6 +66,8 @@ pub mod ring;
 #[cfg(feature = "server")]
 mod server;
 
+#[cfg(feature = "http")]
+pub use self::http::{Body, serve};
 #[cfg(feature = "server")]
 pub use self::{
     config::{Config, Driver},

@@ -14,6 +14,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("engine", &["proto", "ring", "metrics", "config", "handler", "Config"]),
     ("error", &["config", "ring", "engine", "handler"]),
     ("server", &["engine", "handler", "config", "metrics", "error", "ring", "Error", "Result"]),
+    ("http", &["handler", "proto", "server", "Result"]),
     ("client", &["proto"]),
 ];
 
@@ -149,6 +150,17 @@ fn generated_pages_are_up_to_date() {
         }
         let found = fs::read_to_string(&path).unwrap_or_default();
         assert!(found == expected, "{name} is out of date: run UPDATE_DOCS=1 cargo test --test tidy");
+    }
+}
+
+/// Who reads the README sees the examples as they are built.
+#[test]
+fn the_examples_of_the_readme_are_the_real_ones() {
+    let readme = fs::read_to_string(root().join("README.md")).expect("README");
+    for name in ["hello", "axum"] {
+        let example = fs::read_to_string(root().join(format!("examples/{name}.rs"))).expect("an example");
+        let code = example.split_once("\n\n").expect("code below its comment").1.trim();
+        assert!(readme.contains(code), "README.md does not show examples/{name}.rs");
     }
 }
 

@@ -46,17 +46,17 @@ impl Access {
     /// Whether the peer of an accepted connection may stay, or why not. `socket`: none of a Unix socket is needed.
     pub(crate) fn check(&self, socket: Option<BorrowedFd<'_>>) -> Result<(), String> {
         match socket.and_then(peer_address) {
-            Some(peer) if self.web_servers.contains(&peer) => Ok(()),
-            Some(peer) => Err(format!("{peer} is not in {VARIABLE}")),
+            Some(peer) if self.web_servers.contains(&peer.ip()) => Ok(()),
+            Some(peer) => Err(format!("{} is not in {VARIABLE}", peer.ip())),
             None => Err(format!("its peer has no IP address that could be in {VARIABLE}")),
         }
     }
 }
 
 /// In canonical form. A peer on a Unix socket has none, and a peer that is gone again has none any more.
-fn peer_address(socket: BorrowedFd<'_>) -> Option<IpAddr> {
+pub(crate) fn peer_address(socket: BorrowedFd<'_>) -> Option<SocketAddr> {
     let peer = SocketAddr::try_from(rustix::net::getpeername(socket).ok()??).ok()?;
-    Some(peer.ip().to_canonical())
+    Some(SocketAddr::new(peer.ip().to_canonical(), peer.port()))
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@
 
 use std::collections::VecDeque;
 use std::fmt;
+use std::net::SocketAddr;
 use std::rc::Rc;
 
 use crate::handler::Exchange;
@@ -59,6 +60,8 @@ pub(crate) struct Peer {
     pub(crate) descriptor: Descriptor,
     pub(crate) listener: ListenerId,
     pub(crate) is_tcp: bool,
+    /// The address of a TCP peer, once a handler has wanted it.
+    pub(crate) address: Option<SocketAddr>,
     pub(crate) connection: Connection<Slot>,
     /// Records that wait to be sent.
     pub(crate) output: Output,
@@ -128,6 +131,7 @@ impl Peer {
             descriptor,
             listener,
             is_tcp,
+            address: None,
             connection,
             output: Output::default(),
             in_flight: 0,

@@ -21,6 +21,7 @@ use crate::proto::{
 };
 use crate::ring::{Chunk, Pool, Ring};
 
+use super::access;
 use super::peer::{Input, Name, Peer, Stage};
 use super::task::{Done, Tasks, Wakeups, Work, panic_message};
 use super::timer::Tick;
@@ -212,6 +213,11 @@ impl Requests {
             return self.answer_plainly(ring, peer, request, nobody);
         };
         unique.mount = mount.prefix.clone();
+        if mount.wants_peer && peer.is_tcp {
+            peer.address =
+                peer.address.or_else(|| access::peer_address(ring.descriptor_fd(peer.descriptor)?));
+            unique.peer = peer.address;
+        }
         expect_lengths(unique);
         let (exchange, handler) = (exchange.clone(), mount.handler.clone());
         let started = catch_unwind(AssertUnwindSafe(|| handler.start(exchange.clone())));

@@ -11,6 +11,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
@@ -61,6 +62,29 @@ pub enum ParamsBytes {
     Copied(Vec<u8>),
 }
 
+impl ParamsBytes {
+    /// The same bytes, where they lie.
+    #[cfg(feature = "http")]
+    pub(crate) fn into_bytes(self) -> Bytes {
+        match self {
+            ParamsBytes::None => Bytes::new(),
+            ParamsBytes::Chunk(chunk) => chunk.into_bytes(),
+            ParamsBytes::Copied(block) => Bytes::from(block),
+        }
+    }
+}
+
+/// A clone shares the bytes; a block that was copied together once is copied again, into one that can be shared.
+impl Clone for ParamsBytes {
+    fn clone(&self) -> ParamsBytes {
+        match self {
+            ParamsBytes::None => ParamsBytes::None,
+            ParamsBytes::Chunk(chunk) => ParamsBytes::Chunk(chunk.clone()),
+            ParamsBytes::Copied(block) => ParamsBytes::Chunk(Chunk::copy_from_slice(block)),
+        }
+    }
+}
+
 impl AsRef<[u8]> for ParamsBytes {
     fn as_ref(&self) -> &[u8] {
         match self {
@@ -91,6 +115,8 @@ pub(crate) struct Exchange {
     spare: Vec<u8>,
     pub(crate) mount: Rc<str>,
     paths: Arc<Paths>,
+    /// The peer's address, for a handler that wants it.
+    pub(crate) peer: Option<SocketAddr>,
     pub(crate) stdin: RefCell<Inbox>,
     pub(crate) data: RefCell<Inbox>,
     pub(crate) out: RefCell<Outbox>,
@@ -114,6 +140,7 @@ impl Exchange {
             spare: Vec::new(),
             mount: no_mount,
             paths,
+            peer: None,
             stdin: RefCell::default(),
             data: RefCell::default(),
             out: RefCell::new(Outbox { window: stdout_window, ..Outbox::default() }),
@@ -141,6 +168,7 @@ impl Exchange {
             self.spare = block;
         }
         self.mount = no_mount.clone();
+        self.peer = None;
         self.stdin.get_mut().clear();
         self.data.get_mut().clear();
         self.out.get_mut().clear();

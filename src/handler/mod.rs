@@ -23,6 +23,8 @@ use std::rc::Rc;
 pub(crate) use exchange::{Ending, Exchange, ExchangeKey, Inbox, OutStream, Touched};
 pub(crate) use path::Paths;
 pub(crate) use registry::Table;
+#[cfg(feature = "http")]
+pub(crate) use response::HeaderLines;
 pub(crate) use response::{Body, Head};
 
 pub use exchange::ParamsBytes;
@@ -38,6 +40,12 @@ pub(crate) type LocalBoxFuture<T> = Pin<Box<dyn Future<Output = T>>>;
 pub trait Responder: Send + Sync + 'static {
     /// Starts to answer. The future is polled once at once; it must not borrow from `self`, so clone what it needs.
     fn respond(&self, request: Request) -> impl Future<Output = Response> + 'static;
+
+    /// Whether requests must know their peer's address, which costs a system call for each connection.
+    #[doc(hidden)]
+    fn wants_peer(&self) -> bool {
+        false
+    }
 
     /// Starts to answer for the engine; [`Ready`] answers in place.
     #[doc(hidden)]
@@ -135,6 +143,10 @@ pub(crate) enum Start {
 
 /// A handler of any role, as the registry holds it.
 pub(crate) trait Handler: Send + Sync {
+    fn wants_peer(&self) -> bool {
+        false
+    }
+
     fn start(&self, exchange: Rc<Exchange>) -> Start;
 }
 
@@ -143,6 +155,10 @@ pub(crate) struct OfAuthorizer<H>(pub(crate) H);
 pub(crate) struct OfFilter<H>(pub(crate) H);
 
 impl<H: Responder> Handler for OfResponder<H> {
+    fn wants_peer(&self) -> bool {
+        self.0.wants_peer()
+    }
+
     fn start(&self, exchange: Rc<Exchange>) -> Start {
         self.0.start(Request::new(exchange)).0
     }

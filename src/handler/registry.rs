@@ -101,6 +101,7 @@ pub(crate) struct Table {
 pub(crate) struct Mount {
     pub(crate) prefix: Rc<str>,
     pub(crate) handler: Rc<Arc<dyn Handler>>,
+    pub(crate) wants_peer: bool,
 }
 
 impl Table {
@@ -112,8 +113,9 @@ impl Table {
         let mut roles: [Vec<Mount>; 3] = Default::default();
         for entry in registry.handlers.iter() {
             let (role, prefix) = entry.key();
-            roles[index(*role)]
-                .push(Mount { prefix: Rc::from(&**prefix), handler: Rc::new(entry.value().clone()) });
+            let handler = Rc::new(entry.value().clone());
+            let wants_peer = handler.wants_peer();
+            roles[index(*role)].push(Mount { prefix: Rc::from(&**prefix), handler, wants_peer });
         }
         for mounts in &mut roles {
             mounts.sort_by_key(|mount| std::cmp::Reverse(mount.prefix.len()));

@@ -156,6 +156,12 @@ impl Request {
 
     common_methods!();
 
+    /// The peer's address, where the handler [wants](super::Responder::wants_peer) it.
+    #[cfg(feature = "http")]
+    pub(crate) fn peer(&self) -> Option<std::net::SocketAddr> {
+        self.exchange.peer
+    }
+
     /// The request body. Every call gives a handle on the same stream.
     pub fn stdin(&self) -> Stdin {
         Stdin { exchange: self.exchange.clone() }

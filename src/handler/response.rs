@@ -1,6 +1,7 @@
 //! What a handler gives back: [`Response`] and [`Decision`], and the streams to write to.
 
 use std::borrow::Cow;
+use std::error::Error;
 use std::fmt;
 use std::future::Future;
 use std::io;
@@ -46,6 +47,24 @@ impl Failure {
         Failure { status: 500, text: text.to_string() }
     }
 
+    /// A failure that the visitor sees as this status.
+    #[cfg(feature = "http")]
+    pub(crate) fn with_status(status: u16, text: impl fmt::Display) -> Failure {
+        Failure { status, text: text.to_string() }
+    }
+
+    /// The failure that an error stands for, with what caused it.
+    pub(crate) fn of(error: &(dyn Error + 'static)) -> Failure {
+        let (mut text, mut fault) = (error.to_string(), read_error(error));
+        let mut source = error.source();
+        while let Some(cause) = source {
+            text = format!("{text}: {cause}");
+            fault = fault.or_else(|| read_error(cause));
+            source = cause.source();
+        }
+        Failure { status: fault.map_or(500, ReadError::status), text }
+    }
+
     pub(crate) fn status(&self) -> u16 {
         self.status
     }
@@ -63,21 +82,16 @@ impl fmt::Debug for Failure {
     }
 }
 
-impl<E: std::error::Error + 'static> From<E> for Failure {
+impl<E: Error + 'static> From<E> for Failure {
     fn from(error: E) -> Failure {
-        let mut text = error.to_string();
-        let mut read_error = (&error as &dyn std::any::Any).downcast_ref::<ReadError>();
-        if let Some(io_error) = (&error as &dyn std::any::Any).downcast_ref::<io::Error>() {
-            read_error = io_error.get_ref().and_then(|inner| inner.downcast_ref());
-        }
-        let status = read_error.map_or(500, ReadError::status);
-        let mut source = error.source();
-        while let Some(cause) = source {
-            text = format!("{text}: {cause}");
-            source = cause.source();
-        }
-        Failure { status, text }
+        Failure::of(&error)
     }
+}
+
+/// The request body's fault, where it is what made an error.
+fn read_error<'e>(error: &'e (dyn Error + 'static)) -> Option<&'e ReadError> {
+    let inner = error.downcast_ref().and_then(io::Error::get_ref);
+    error.downcast_ref().or_else(|| inner?.downcast_ref())
 }
 
 type Header = (Cow<'static, str>, Cow<'static, [u8]>);
@@ -101,7 +115,7 @@ pub(crate) enum Body {
 /// 204 and 304 are not sent.
 pub struct Response {
     status: u16,
-    headers: SmallVec<[Header; 1]>,
+    headers: Headers,
     body: Body,
     app_status: u32,
     /// Boxed: answers are moved around, failures are rare.
@@ -113,7 +127,7 @@ impl Response {
     pub fn new(status: u16) -> Response {
         Response {
             status,
-            headers: SmallVec::new(),
+            headers: Headers::Pairs(SmallVec::new()),
             body: Body::Bytes(Bytes::new()),
             app_status: 0,
             failure: None,
@@ -146,7 +160,7 @@ impl Response {
     /// Adds a header; one that is already there stays, as `Set-Cookie` needs it. `Status` is set by
     /// [`Response::status`] and refused here.
     pub fn header(mut self, name: impl Into<Cow<'static, str>>, value: impl IntoHeaderValue) -> Response {
-        self.headers.push((name.into(), value.into_header_value()));
+        self.headers.push(name.into(), value.into_header_value());
         self
     }
 
@@ -176,6 +190,12 @@ impl Response {
     pub fn app_status(mut self, app_status: u32) -> Response {
         self.app_status = app_status;
         self
+    }
+
+    /// An answer whose header lines are written already.
+    #[cfg(feature = "http")]
+    pub(crate) fn with_lines(status: u16, lines: HeaderLines) -> Response {
+        Response { headers: Headers::Lines(lines), ..Response::new(status) }
     }
 
     pub(crate) fn into_parts(self) -> (Head, Body, Option<Box<Failure>>) {
@@ -250,10 +270,49 @@ impl<T: IntoResponse, E: Into<Failure>> IntoResponse for Result<T, E> {
     }
 }
 
+/// The headers of a [`Response`].
+enum Headers {
+    /// As a handler gave them; they are still to be checked.
+    Pairs(SmallVec<[Header; 1]>),
+    #[cfg(feature = "http")]
+    Lines(HeaderLines),
+}
+
+impl Headers {
+    fn push(&mut self, name: Cow<'static, str>, value: Cow<'static, [u8]>) {
+        match self {
+            Headers::Pairs(pairs) => pairs.push((name, value)),
+            #[cfg(feature = "http")]
+            Headers::Lines(lines) => lines.push(&name, &value),
+        }
+    }
+}
+
+/// Header lines as they are sent, of names and values that cannot hold a forbidden byte.
+#[cfg(feature = "http")]
+#[derive(Default)]
+pub(crate) struct HeaderLines {
+    pub(crate) bytes: Vec<u8>,
+    pub(crate) has_location: bool,
+    pub(crate) has_content_type: bool,
+    pub(crate) has_content_length: bool,
+}
+
+#[cfg(feature = "http")]
+impl HeaderLines {
+    /// Appends a line.
+    pub(crate) fn push(&mut self, name: &str, value: &[u8]) {
+        self.has_location |= is_header(name, "Location");
+        self.has_content_type |= is_header(name, "Content-Type");
+        self.has_content_length |= is_header(name, "Content-Length");
+        write_line(&mut self.bytes, name, value);
+    }
+}
+
 /// Everything of a [`Response`] but its body.
 pub(crate) struct Head {
     pub(crate) status: u16,
-    headers: SmallVec<[Header; 1]>,
+    headers: Headers,
     pub(crate) app_status: u32,
 }
 
@@ -276,7 +335,13 @@ impl Head {
 
     /// A bound on what [`Head::write`] writes.
     pub(crate) fn size_hint(&self) -> usize {
-        128 + self.headers.iter().map(|(name, value)| name.len() + value.len() + 4).sum::<usize>()
+        128 + match &self.headers {
+            Headers::Pairs(pairs) => {
+                pairs.iter().map(|(name, value)| name.len() + value.len() + 4).sum::<usize>()
+            }
+            #[cfg(feature = "http")]
+            Headers::Lines(lines) => lines.bytes.len(),
+        }
     }
 
     /// Checks the head; nothing may be written of one that fails.
@@ -284,7 +349,12 @@ impl Head {
         if !(100..=999).contains(&self.status) {
             return Err(BadHead::Status(self.status));
         }
-        for (name, value) in &self.headers {
+        let pairs = match &self.headers {
+            Headers::Pairs(pairs) => pairs,
+            #[cfg(feature = "http")]
+            Headers::Lines(_) => return Ok(()),
+        };
+        for (name, value) in pairs {
             // The header of nearly every answer needs no look at each byte.
             if name != "Content-Type" && (!is_token(name.as_bytes()) || is_header(name, "Status")) {
                 return Err(BadHead::Name(name.to_string()));
@@ -296,13 +366,25 @@ impl Head {
         Ok(())
     }
 
+    #[inline(always)]
+    fn has(&self, wanted: &'static str) -> bool {
+        match &self.headers {
+            Headers::Pairs(pairs) => pairs.iter().any(|(name, _)| is_header(name, wanted)),
+            #[cfg(feature = "http")]
+            Headers::Lines(lines) => match wanted {
+                "Location" => lines.has_location,
+                "Content-Type" => lines.has_content_type,
+                _ => lines.has_content_length,
+            },
+        }
+    }
+
     /// Writes a checked head and the empty line after it.
     pub(crate) fn write(&self, out: &mut Vec<u8>, content_length: Option<usize>) {
         out.reserve(self.size_hint());
-        let has = |wanted: &'static str| self.headers.iter().any(|(name, _)| is_header(name, wanted));
         // RFC 3875 6.3.3: no Status means 200, and a Location without one means 302. 6.3: a head has at least one of
         // Content-Type, Location and Status.
-        if self.status != 200 || has("Location") || !has("Content-Type") {
+        if self.status != 200 || self.has("Location") || !self.has("Content-Type") {
             out.extend_from_slice(b"Status: ");
             out.extend_from_slice(itoa::Buffer::new().format(self.status).as_bytes());
             if let Some(reason) = reason(self.status) {
@@ -311,15 +393,14 @@ impl Head {
             }
             out.extend_from_slice(b"\r\n");
         }
-        for (name, value) in &self.headers {
-            out.extend_from_slice(name.as_bytes());
-            out.extend_from_slice(b": ");
-            out.extend_from_slice(value);
-            out.extend_from_slice(b"\r\n");
+        match &self.headers {
+            Headers::Pairs(pairs) => pairs.iter().for_each(|(name, value)| write_line(out, name, value)),
+            #[cfg(feature = "http")]
+            Headers::Lines(lines) => out.extend_from_slice(&lines.bytes),
         }
         if let Some(length) = content_length
             && self.allows_body()
-            && !has("Content-Length")
+            && !self.has("Content-Length")
         {
             out.extend_from_slice(b"Content-Length: ");
             out.extend_from_slice(itoa::Buffer::new().format(length).as_bytes());
@@ -327,6 +408,13 @@ impl Head {
         }
         out.extend_from_slice(b"\r\n");
     }
+}
+
+fn write_line(out: &mut Vec<u8>, name: &str, value: &[u8]) {
+    out.extend_from_slice(name.as_bytes());
+    out.extend_from_slice(b": ");
+    out.extend_from_slice(value);
+    out.extend_from_slice(b"\r\n");
 }
 
 /// Header names do not differ by case (RFC 9110 §5.1), and mostly are written as here.
