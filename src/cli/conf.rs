@@ -487,6 +487,7 @@ mod tests {
             ),
             (&["nginx", "--listen", "a:1", "--way", "x"], "--way \"x\": nginx has fastcgi_pass"),
             (&["nginx", "--listen", "unix:/a b"], "--listen: ' ' has a meaning in configurations"),
+            (&["apache", "--listen", "unix:/a", "--auth"], "mod_authnz_fcgi connects by port only"),
             (&["nginx", "--listen", "unix:@a"], "nginx cannot connect to an abstract socket"),
             (&["lighttpd", "--listen", "unix:@a"], "lighttpd cannot connect to an abstract socket"),
             (&["lighttpd", "--listen", "a:1", "--app", "x"], "--app is not for lighttpd (external)"),
@@ -510,6 +511,8 @@ mod tests {
         for (server, address, expected) in [
             ("nginx", "unix:/run/a.sock", "server unix:/run/a.sock;"),
             ("nginx", "[::1]:9000", "server [::1]:9000;"),
+            ("apache", "unix:/run/a.sock", "\"unix:/run/a.sock|fcgi://run-a-sock/\""),
+            ("apache", "[::1]:9000", "\"fcgi://[::1]:9000/\""),
             ("haproxy", "unix:/run/a.sock", "unix@/run/a.sock proto fcgi"),
             ("haproxy", "unix:@a", "abns@a proto fcgi"),
             ("haproxy", "[::1]:9000", "[::1]:9000 proto fcgi"),

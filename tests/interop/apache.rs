@@ -562,3 +562,27 @@ Listen {address}
 </VirtualHost>\n"
     )
 }
+
+/// What the page shows of configurations is printed so.
+#[test]
+fn the_page_shows_what_is_printed() {
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/deployment.md");
+    let page = std::fs::read_to_string(page).expect("the page can be read");
+    let conf = |arguments: &[&str]| {
+        let text = conf::print(&[&["apache"], arguments].concat());
+        text.replace(env!("CARGO_BIN_EXE_ringway"), "/usr/local/bin/ringway")
+    };
+    for (what, arguments) in [
+        ("ProxyPass \"", &["--listen", "unix:/run/app.sock", "--mount", "/app", KEEP][..]),
+        ("FcgidWrapper \"", &["--way", "fcgid", "--app", "APP", "--processes", "5"]),
+    ] {
+        let printed = conf(arguments);
+        let block = page
+            .split("```apache\n")
+            .find(|block| block.starts_with(what) || block.contains(&format!("\n    {what}")));
+        let (block, _) = block.and_then(|block| block.split_once("```")).expect("the page shows it");
+        for line in block.lines().map(str::trim) {
+            assert!(printed.lines().any(|other| other.trim() == line), "{line:?} is not in\n{printed}");
+        }
+    }
+}
