@@ -9,7 +9,7 @@ FEATURES = cli,http
 
 # What the tests start or build against.
 PACKAGES = nginx-light haproxy libfcgi-dev libfcgi-bin spawn-fcgi curl apache2 libapache2-mod-fcgid lighttpd \
-           caddy h2o supervisor systemd
+           caddy h2o supervisor systemd php-fpm uwsgi-core fcgiwrap
 
 .PHONY: run test bench packages format lint unit docs
 

@@ -77,7 +77,7 @@ pub use self::{
         ReadError, Registry, Request, Responder, Response, Stderr, Stdin, Stdout, WriteError, ready,
     },
     proto::{RequestId, Role},
-    ring::Chunk,
+    ring::{Choice, Chunk},
     server::{Builder, Handle, Server},
 };
 

@@ -23,6 +23,16 @@ mod signals;
 pub struct Server(());
 
 impl Server {
+    /// Which driver a server with these settings takes on this host. It displays as the reason; the host is asked
+    /// once per process.
+    ///
+    /// # Errors
+    ///
+    /// io_uring is demanded, and does not work here: what to change.
+    pub fn choose_driver(config: &Config) -> Result<Choice> {
+        Ok(ring::choose(driver(config.driver), &pool_of(config))?)
+    }
+
     /// What a server is made from.
     pub fn builder() -> Builder {
         let (config, registry) = (Config::default(), Registry::default());
@@ -137,11 +147,7 @@ impl Builder {
             0 => available_parallelism().map_or(1, usize::from),
             workers => workers,
         };
-        let pool = PoolConfig {
-            buffer_bytes: config.buffer_bytes,
-            ring_buffers: config.ring_buffers,
-            buffers_max: config.buffers_max.max(config.ring_buffers.saturating_mul(2)),
-        };
+        let pool = pool_of(&config);
         let choice = ring::choose(driver(config.driver), &pool)?;
         let listens = !config.listen.is_empty() || self.connections.is_empty();
         let listeners = if listens { listen(&config, workers)? } else { Vec::new() };
@@ -165,6 +171,14 @@ impl Builder {
             );
         }
         Ok(Handle { engine, registry, addresses, choice, workers })
+    }
+}
+
+fn pool_of(config: &Config) -> PoolConfig {
+    PoolConfig {
+        buffer_bytes: config.buffer_bytes,
+        ring_buffers: config.ring_buffers,
+        buffers_max: config.buffers_max.max(config.ring_buffers.saturating_mul(2)),
     }
 }
 

@@ -2,6 +2,7 @@
 //!
 //! Exit codes: 0 done, 1 failed while running, 2 wrong usage or configuration.
 
+mod check;
 mod conf;
 mod config_file;
 mod decode;
@@ -29,7 +30,7 @@ struct Command {
 }
 
 const COMMANDS: &[Command] =
-    &[serve::COMMAND, demo::COMMAND, request::COMMAND, conf::COMMAND, decode::COMMAND];
+    &[serve::COMMAND, demo::COMMAND, request::COMMAND, check::COMMAND, conf::COMMAND, decode::COMMAND];
 
 /// Why a command did not do what it should: a text for people, and which exit code.
 #[derive(Debug)]

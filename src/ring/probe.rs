@@ -56,6 +56,14 @@ impl Choice {
             Choice::EpollWanted | Choice::EpollInstead(_) => "epoll",
         }
     }
+
+    /// What is in the way of io_uring, where it was not to be had.
+    pub fn reason(&self) -> Option<&Availability> {
+        match self {
+            Choice::EpollInstead(why) => Some(why),
+            Choice::Uring | Choice::EpollWanted => None,
+        }
+    }
 }
 
 /// io_uring was asked for and does not work; displays as what to change.
