@@ -208,9 +208,13 @@ fn way(options: &Options, user: &User, report: &mut Report) {
     let connect = || user.connect(address, *timeout);
     let is_connected = match connect() {
         Ok(_) => {
-            report.add("connect", Finding::ok(format!("{address} accepts connections of {}", user.acting())))
+            let found = format!("{address} accepts connections of {}", user.acting());
+            report.add("connect", Finding::ok(found))
         }
-        Err(error) => report.add("connect", path::refused(address, user, &error)),
+        Err(error) => {
+            report.add("connect", path::refused(address, user, &error));
+            false
+        }
     };
     let holders = process::holders(address);
     report.add("process", process::who(&holders));

@@ -144,6 +144,31 @@ fn whom_a_directory_or_the_socket_keeps_out_is_named() {
     assert_eq!(check(&[&address]).code, 0);
 }
 
+/// What a user who is not root is told of another one: what the modes say, and that root would know more.
+#[test]
+fn who_is_not_root_goes_by_the_modes() {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("skipped: only root can become another user");
+        return;
+    }
+    let folder = open_folder();
+    let ringway = serve(folder.path(), 0o660, &[]);
+    // The build's folder may be closed to others.
+    let program = folder.path().join("ringway");
+    fs::copy(env!("CARGO_BIN_EXE_ringway"), &program).expect("it can be copied");
+    let as_nobody = |user: &str| {
+        let mut command = Command::new("setpriv");
+        command.args(["--reuid=nobody", "--regid=nogroup", "--clear-groups"]).arg(&program);
+        checked(command.args(["check", "--json", &unix(&ringway.unix), "--as", user]))
+    };
+    let checked = as_nobody("root");
+    assert_eq!(checked.code, 0, "{:#}", checked.report);
+    assert!(checked.step("socket").starts_with("ok: root may connect"), "{}", checked.step("socket"));
+    let said = checked.step("connect");
+    assert!(said.starts_with("skipped: nobody may not connect, and cannot try it as root"), "{said}");
+    as_nobody("nobody").is_wrong("socket", &["nobody may not connect"]);
+}
+
 #[test]
 fn what_is_no_listening_socket_is_named() {
     let folder = open_folder();

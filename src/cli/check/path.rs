@@ -151,6 +151,10 @@ pub(super) fn refused(address: &Address, user: &User, error: &io::Error) -> Find
             format!("{address} is stale: nobody listens there any more"),
             "start the application: Ringway replaces a stale socket, others want it removed first",
         ),
+        (io::ErrorKind::PermissionDenied, _) if who != user.name => Finding::skipped(format!(
+            "{who} may not connect, and cannot try it as {}: run this check as root",
+            user.name
+        )),
         (io::ErrorKind::PermissionDenied, _) => Finding::wrong(
             format!("{who} may not connect to {address}, although the modes allow it"),
             "an access control list (getfacl), SELinux (ausearch -m avc) or AppArmor (journalctl -k) forbids it",
