@@ -30,6 +30,7 @@ matrix! {
         uring_leavers ["leavers"] => leavers("uring");
         epoll_leavers ["leavers"] => leavers("epoll");
         crowds ["crowd"] => crowd("uring");
+        the_application_is_replaced ["restarts"] => stand::restarts(&CADDY);
         paths_are_cut ["root", "prefix"] => stand::paths(&CADDY);
         files ["static files"] => stand::files(&CADDY);
 }

@@ -33,6 +33,7 @@ matrix! {
         epoll_leavers ["leavers"] => leavers("epoll", CLOSED);
         uring_crowd ["crowd"] => crowd("uring", KEPT);
         epoll_crowd ["crowd"] => crowd("epoll", CLOSED);
+        the_application_is_replaced ["restarts"] => stand::restarts(&H2O);
         paths_are_cut ["root", "prefix"] => stand::paths(&H2O);
         files ["static files"] => stand::files(&H2O);
     "h2o", "spawn":
@@ -101,6 +102,6 @@ fn ends_with_h2o() {
         log.lines().find_map(|line| line.split_once("listening on ")).expect("what the application says");
     let address = line.1.split_once(';').expect("more follows").0.to_owned();
     assert!(Ringway::accepts(&address), "{address}");
-    stand.web.signal(Signal::TERM);
+    stand::in_flight(&stand, || stand.web.signal(Signal::TERM));
     eventually("the application ends with h2o", || (!Ringway::accepts(&address)).then_some(()));
 }

@@ -27,6 +27,7 @@ matrix! {
         epoll_leavers ["leavers"] => leavers("epoll");
         crowds ["crowd"] => crowd("uring");
         an_authorizer_decides ["Authorizer"] => authorizer();
+        the_application_is_replaced ["restarts"] => stand::restarts(&LIGHTTPD);
         paths_are_cut ["root", "prefix"] => stand::paths(&LIGHTTPD);
         a_root_without_its_fix ["root without fix-root-scriptname"] => old_root();
         rewriting_to_a_program ["rewriting to /app.fcgi"] => rewriting();
@@ -39,6 +40,7 @@ matrix! {
             spawned("epoll", "unix:FOLDER/app.sock", "/app");
         spawned_tcp ["tcp", "fd 0", "closed", "root", "pages"] =>
             spawned("epoll", &free_address().to_string(), "");
+        the_end_of_lighttpd ["ends with lighttpd"] => ends_gracefully();
         several_processes ["several processes", "restart of one that ended"] => processes();
         an_authorizer_is_spawned ["Authorizer"] => spawned_authorizer();
 }
@@ -194,12 +196,24 @@ fn spawned(driver: &'static str, listen: &str, mount: &'static str) {
     let way = Way::new(driver, Socket::Unix, mount);
     let Some(stand) = Stand::spawned(&LIGHTTPD, way, Some(listen)) else { return };
     all(&stand);
-    let folder = stand.folder.path().display().to_string();
-    let address = listen.replace("FOLDER", &folder);
+    ends(&stand, listen, || stand.web.signal(Signal::TERM));
+}
+
+/// SIGINT is lighttpd's graceful one; SIGTERM cuts visitors off.
+fn ends_gracefully() {
+    let (listen, way) = ("unix:FOLDER/app.sock", Way::new("epoll", Socket::Unix, ""));
+    let Some(stand) = Stand::spawned(&LIGHTTPD, way, Some(listen)) else { return };
+    pages::hello(&stand.front());
+    ends(&stand, listen, || stand::in_flight(&stand, || stand.web.signal(Signal::INT)));
+}
+
+/// The application ends with lighttpd.
+fn ends(stand: &Stand, listen: &str, end: impl FnOnce()) {
+    let address = listen.replace("FOLDER", &stand.folder.path().display().to_string());
     // Each process has an address of its own: a number after the name of the file, or the port.
     let first = if address.starts_with("unix:") { address + "-0" } else { address };
     assert!(Ringway::accepts(&first));
-    stand.web.signal(Signal::TERM);
+    end();
     eventually("the application ends with lighttpd", || (!Ringway::accepts(&first)).then_some(()));
 }
 

@@ -2,13 +2,15 @@
 
 use std::net::SocketAddr;
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use ringway::{AuthRequest, Decision, Handle, Request, Response, Server as Ours};
+use rustix::process::Signal;
 use tempfile::TempDir;
 
 use crate::pages::{self, Front, Habits};
 use crate::support::conf;
-use crate::support::process::{Process, Ringway, allows, free_address};
+use crate::support::process::{Process, Ringway, allows, eventually, exited_with, free_address};
 use crate::support::web::{Request as Visit, find};
 
 /// What is to be known of a web server to start it.
@@ -201,3 +203,34 @@ pub(crate) fn files(server: &Server) {
         pages::hello(&stand.front());
     }
 }
+
+/// The application is replaced. Who was in is answered, who comes in between is told by the web server, and who comes
+/// after it is served.
+pub(crate) fn restarts(server: &Server) {
+    for (driver, socket) in [("uring", Socket::Unix), ("epoll", Socket::Tcp)] {
+        let Some(mut stand) = Stand::connected(server, Way::new(driver, socket, "/app")) else { return };
+        let mut old = stand.ringway.take().expect("the web server connects to it");
+        in_flight(&stand, || old.process.signal(Signal::TERM));
+        let status = old.process.wait(END);
+        assert!(exited_with(status, 0), "{status}");
+        assert!(matches!(stand.front().get("hello").status, 502 | 503));
+        let arguments = ["--mount", "/app"];
+        stand.ringway = Some(Ringway::start_at(stand.folder.path(), &old.unix, old.tcp, driver, &arguments));
+        // lighttpd leaves alone for a second what it found away.
+        eventually("a page", || (stand.front().get("hello").status == 200).then_some(()));
+        pages::hello(&stand.front());
+    }
+}
+
+/// Does `what` while a request is in flight, which is answered all the same.
+pub(crate) fn in_flight(stand: &Stand, what: impl FnOnce()) {
+    std::thread::scope(|scope| {
+        let visitor = scope.spawn(|| stand.front().get("sleep?ms=800").text());
+        std::thread::sleep(Duration::from_millis(400));
+        what();
+        assert_eq!(visitor.join().expect("an answer"), "slept 800\n");
+    });
+}
+
+/// What a process has to end in once its last request is answered.
+const END: Duration = Duration::from_secs(4);
