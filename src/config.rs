@@ -18,10 +18,14 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use ipnet::IpNet;
+
 mod syntax;
 
 pub use syntax::Driver;
-use syntax::{Choice, Count, List, Mode, Octets, Override, Prefix, Switch, Syntax, Text, Time};
+use syntax::{
+    Choice, Count, List, Mode, Networks, Numbers, Octets, Override, Prefix, Switch, Syntax, Text, Time,
+};
 
 macro_rules! settings {
     ($($section:literal {
@@ -73,6 +77,10 @@ settings! {
         socket_owner: Option<String> = None, Text;
         /// Group of a Unix socket file, a name or a number; usually the web server's. Empty: the process's.
         socket_group: Option<String> = None, Text;
+        /// Networks and addresses that peers may connect from over TCP. None: all.
+        peer_networks: Vec<IpNet> = Vec::new(), Networks;
+        /// Users, by number, whose processes may connect over Unix sockets (SO_PEERCRED). None: all.
+        peer_users: Vec<u32> = Vec::new(), Numbers;
     }
     "Workers" {
         /// Worker threads. 0: one for each core that this process may use.

@@ -142,7 +142,7 @@ impl Builder {
         ring::open_standard_streams().map_err(Error::StandardStreams)?;
         let config = self.config;
         config.check()?;
-        let access = Access::from_env()?;
+        let access = Access::of(&config)?;
         let workers = match config.workers {
             0 => available_parallelism().map_or(1, usize::from),
             workers => workers,

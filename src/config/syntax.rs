@@ -1,8 +1,11 @@
 //! How values are written: one type for each way, which reads a value and writes it back.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::str::FromStr;
 use std::time::Duration;
+
+use ipnet::IpNet;
 
 use super::Hint;
 
@@ -152,6 +155,50 @@ impl Syntax<u32> for Mode {
     fn show(&self, value: &u32) -> String {
         format!("{value:04o}")
     }
+}
+
+/// Networks in CIDR notation, and addresses, separated by commas; any number of them.
+pub(super) struct Networks;
+
+impl Syntax<Vec<IpNet>> for Networks {
+    fn hint(&self, hint: Hint) -> &'static str {
+        pick(hint, "NETWORKS", "such as 10.0.0.0/8,::1")
+    }
+
+    fn parse(&self, text: &str) -> Result<Vec<IpNet>, String> {
+        let network = |text: &str| match text.parse::<IpAddr>() {
+            Ok(address) => Ok(IpNet::from(address)),
+            Err(_) => text.parse().map_err(|_| format!("{text:?} is neither a network nor an IP address")),
+        };
+        parts(text).map(network).collect()
+    }
+
+    fn show(&self, value: &Vec<IpNet>) -> String {
+        value.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
+    }
+}
+
+/// Plain numbers, separated by commas; any number of them.
+pub(super) struct Numbers;
+
+impl Syntax<Vec<u32>> for Numbers {
+    fn hint(&self, hint: Hint) -> &'static str {
+        pick(hint, "NUMBERS", "such as 0,33")
+    }
+
+    fn parse(&self, text: &str) -> Result<Vec<u32>, String> {
+        parts(text).map(|part| part.parse().map_err(|_| format!("{part:?} is not a number"))).collect()
+    }
+
+    fn show(&self, value: &Vec<u32>) -> String {
+        value.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
+    }
+}
+
+/// The parts between commas; none of an empty text.
+fn parts(text: &str) -> impl Iterator<Item = &str> {
+    let text = text.trim();
+    text.split(',').map(str::trim).filter(move |_| !text.is_empty())
 }
 
 /// On or off.
@@ -368,6 +415,23 @@ mod tests {
         assert_eq!(octets.parse("1 kib"), Ok(1024_u64));
         for bad in ["", "KiB", "1.5MiB", "-1", "1KB", "99999999999999999999", "18446744073709551615GiB"] {
             assert!(Syntax::<u64>::parse(&octets, bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn networks_and_numbers_are_read_whole_or_not_at_all() {
+        for (text, shown) in
+            [("", ""), ("10.0.0.0/8 , ::1", "10.0.0.0/8,::1/128"), ("127.0.0.1", "127.0.0.1/32")]
+        {
+            assert_eq!(Networks.show(&Networks.parse(text).unwrap()), shown);
+        }
+        for bad in ["localhost", "10.0.0.0/33", "10.0.0.0/8,", "::1/129"] {
+            assert!(Networks.parse(bad).is_err(), "{bad}");
+        }
+        assert_eq!(Numbers.parse("0, 33"), Ok(vec![0, 33]));
+        assert!(Numbers.parse("").unwrap().is_empty());
+        for bad in ["root", "1,,2", "-1", "4294967296"] {
+            assert!(Numbers.parse(bad).is_err(), "{bad}");
         }
     }
 

@@ -125,7 +125,8 @@ impl Engine {
         };
         let access = setup.access.take().map(Arc::new);
         let mut given = deal(setup.connections, setup.listeners.len(), setup.workers);
-        let shares = share_out(&mut setup.listeners, setup.workers);
+        let asks_unix = access.as_ref().is_some_and(|access| access.asks_unix());
+        let shares = share_out(&mut setup.listeners, setup.workers, asks_unix);
         let (say_hello, hellos) = mpsc::channel::<Hello<R::Address>>();
         let mut engine = Engine {
             control: control.clone(),
@@ -214,10 +215,10 @@ impl Engine {
 
 /// Gives each worker its sockets: one of every listener, or, of one with a shared queue, all to worker 0, which hands
 /// the connections round.
-fn share_out(listeners: &mut [Listener], workers: usize) -> Vec<Vec<Share>> {
+fn share_out(listeners: &mut [Listener], workers: usize, asks_unix: bool) -> Vec<Vec<Share>> {
     let mut shares: Vec<Vec<Share>> = (0..workers).map(|_| Vec::new()).collect();
     for (number, listener) in listeners.iter_mut().enumerate() {
-        let (for_all, identify) = (listener.is_shared() && workers > 1, listener.is_tcp());
+        let (for_all, identify) = (listener.is_shared() && workers > 1, listener.is_tcp() || asks_unix);
         let wanted = if listener.is_shared() { 1 } else { workers };
         for (worker, socket) in listener.take_sockets().into_iter().take(wanted).enumerate() {
             shares[worker].push(Share { listener: ListenerId(number as u32), socket, for_all, identify });

@@ -256,7 +256,8 @@ impl<R: Ring> Worker<R> {
         let own = self.listeners.iter().find(|accepting| accepting.listener == listener);
         if let Some(access) = &self.parts.access
             && own.is_some()
-            && let Err(reason) = access.check(self.ring.descriptor_fd(descriptor))
+            && let Err(reason) = access
+                .check(self.parts.bound[listener.0 as usize].is_tcp, self.ring.descriptor_fd(descriptor))
         {
             self.parts.metrics.connections_denied.incr();
             tracing::warn!("{}: connection closed: {reason}", self.parts.bound[listener.0 as usize].address);

@@ -4,7 +4,7 @@ use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 
 use rustix::process::Signal;
 use socket2::{Domain, Socket, Type};
@@ -39,10 +39,19 @@ fn connect_from(client: &str, server: SocketAddr) -> TcpStream {
 
 /// `ringway serve` on a socket file and, for both families of addresses, on a port.
 fn start(folder: &Path, driver: &str, tcp: SocketAddr, allowed: &str) -> Process {
+    start_with(folder, driver, tcp, |command| command.env("FCGI_WEB_SERVER_ADDRS", allowed))
+}
+
+fn start_with(
+    folder: &Path,
+    driver: &str,
+    tcp: SocketAddr,
+    limit: impl FnOnce(&mut Command) -> &mut Command,
+) -> Process {
     let mut command = Ringway::command();
     command.args(["--driver", driver, "--workers", "2", "--listen", &format!("[::]:{}", tcp.port())]);
     command.args(["--listen", &format!("unix:{}/a.sock", folder.display())]);
-    command.env("FCGI_WEB_SERVER_ADDRS", allowed).stdin(Stdio::null());
+    limit(&mut command).stdin(Stdio::null());
     let mut process = Process::start("ringway", &mut command, folder);
     process.wait_until("listens", || {
         UnixStream::connect(folder.join("a.sock")).is_ok() && TcpStream::connect(tcp).is_ok()
@@ -83,6 +92,31 @@ fn peers_that_are_not_listed_are_closed() {
                 !is_served,
                 "{log}"
             );
+        }
+    }
+}
+
+/// `--peer-networks` is for ports and `--peer-users` for socket files; neither says anything of the other.
+#[test]
+fn settings_limit_peers_too() {
+    let me = rustix::process::geteuid().as_raw();
+    for driver in ["uring", "epoll"].into_iter().filter(|driver| allows(driver)) {
+        for (networks, users, served) in [
+            ("127.0.0.2,192.0.2.0/24", me.to_string(), [false, true, true]),
+            ("127.0.0.0/30", format!("{},{}", me + 1, me + 2), [true, true, false]),
+            ("10.0.0.0/8,::1", String::new(), [false, false, true]),
+        ] {
+            let (folder, tcp) = (tempfile::tempdir().expect("a folder"), free_address());
+            let limits = ["--peer-networks", networks, "--peer-users", &users];
+            let _process = start_with(folder.path(), driver, tcp, |command| command.args(limits));
+            // More than there are workers, of whom one accepts for all on the socket file.
+            for _ in 0..3 {
+                let unix = UnixStream::connect(folder.path().join("a.sock")).expect("it listens");
+                unix.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+                let first = answers(connect_from("127.0.0.1", tcp));
+                let found = [first, answers(connect_from("127.0.0.2", tcp)), answers(unix)];
+                assert_eq!(found, served, "{driver}: {limits:?}");
+            }
         }
     }
 }

@@ -491,10 +491,11 @@ fn processes_end_as_apache_wants() {
         });
     };
     std::thread::scope(|scope| {
-        let visitor = scope.spawn(|| front.get("sleep?ms=1500").text());
+        // Longer than it takes mod_fcgid to repeat its SIGTERM, which is no second one.
+        let visitor = scope.spawn(|| front.get("sleep?ms=4000").text());
         std::thread::sleep(Duration::from_millis(500));
         spawner.apache.process.signal(Signal::USR1);
-        assert_eq!(visitor.join().expect("an answer"), "slept 1500\n");
+        assert_eq!(visitor.join().expect("an answer"), "slept 4000\n");
     });
     ended(1);
     pages::hello(&front);
