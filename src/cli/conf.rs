@@ -56,6 +56,7 @@ templates! {
     "apache", "htaccess", "apache-htaccess.conf": "mod_fcgid starts the application: .htaccess and a file app.fcgi";
     "apache", "mod_fastcgi", "apache-mod_fastcgi.conf": "starts the application; not executed by the tests";
     "apache", "mod_fastcgi-external", "apache-mod_fastcgi-external.conf": "connects to it; not executed by the tests";
+    "haproxy", "keep", "haproxy.conf": "keeps connections, one request at a time on each";
     "haproxy", "get-values", "haproxy.conf": "multiplexes if the application says that it can";
     "haproxy", "mpxs-conns", "haproxy.conf": "multiplexes without asking";
     "haproxy", "close", "haproxy.conf": "a connection for each request";
@@ -483,7 +484,7 @@ mod tests {
             (&["nginx"][..], "--listen is missing: the address of the application, unix:/path or HOST:PORT"),
             (
                 &["haproxy", "--listen", "a:1", "--auth"],
-                "--auth is not for haproxy (get-values): it has no Authorizer role; it is for nginx",
+                "--auth is not for haproxy (keep): it has no Authorizer role; it is for nginx",
             ),
             (&["nginx", "--listen", "a:1", "--way", "x"], "--way \"x\": nginx has fastcgi_pass"),
             (&["nginx", "--listen", "unix:/a b"], "--listen: ' ' has a meaning in configurations"),

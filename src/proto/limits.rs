@@ -32,7 +32,8 @@ limits! {
     management_bytes_max: u32 = 4_096,
     /// What GET_VALUES answers for FCGI_MAX_CONNS; whoever accepts connections enforces it.
     connections_max: u32 = 16_384,
-    /// What GET_VALUES answers for FCGI_MAX_REQS; whoever starts requests enforces it over all connections.
+    /// What GET_VALUES answers for FCGI_MAX_REQS, unless `requests_max` is less; whoever starts requests enforces it
+    /// over all connections.
     requests_total_max: u32 = 8_192,
 }
 

@@ -64,11 +64,16 @@ impl Management {
 }
 
 /// FastCGI 4.1: the variables asked for that are known here, each once.
+///
+/// FCGI_MAX_REQS counts the requests of all connections, but HAProxy, which asks, takes it for the limit of each:
+/// where requests share a connection it is the smaller of the two.
 fn answer_get_values(content: &[u8], limits: &Limits, reply: &mut Vec<u8>) {
+    let is_multiplexed = limits.requests_max > 1;
+    let of_connection = if is_multiplexed { u32::from(limits.requests_max) } else { u32::MAX };
     let variables = [
         (variable::MAX_CONNS, limits.connections_max),
-        (variable::MAX_REQS, limits.requests_total_max),
-        (variable::MPXS_CONNS, u32::from(limits.requests_max > 1)),
+        (variable::MAX_REQS, limits.requests_total_max.min(of_connection)),
+        (variable::MPXS_CONNS, u32::from(is_multiplexed)),
     ];
     let mut asked = [false; 3];
     let mut rest = content;
@@ -147,7 +152,7 @@ mod tests {
         };
         let question = b"\x0d\0FCGI_MAX_REQS\x03\x05FOOvalue\x0e\0FCGI_MAX_CONNS\x0d\0FCGI_MAX_REQS";
         for split in 0..question.len() {
-            let answer = asked(question, split, &limits(2));
+            let answer = asked(question, split, &limits(1));
             assert_eq!(answer, b"\x0e\x01FCGI_MAX_CONNS0\x0d\x0aFCGI_MAX_REQS4294967295");
         }
         let question = b"\x0f\0FCGI_MPXS_CONNS";
@@ -155,6 +160,18 @@ mod tests {
         assert_eq!(asked(question, 0, &limits(1)), b"\x0f\x01FCGI_MPXS_CONNS0");
         assert_eq!(asked(b"\x7fFCGI", 0, &limits(1)), b"");
         assert_eq!(asked(b"", 0, &limits(1)), b"");
+    }
+
+    /// What a web server takes from it is right for one connection and for all.
+    #[test]
+    fn max_reqs_is_the_smaller_limit_where_requests_share_connections() {
+        for (requests_max, requests_total_max, expected) in
+            [(1, 50, "50"), (2, 50, "2"), (50, 50, "50"), (51, 50, "50"), (u16::MAX, 100_000, "65535")]
+        {
+            let limits = Limits { requests_max, requests_total_max, ..Limits::default() };
+            let answer = asked(b"\x0d\0FCGI_MAX_REQS", 0, &limits);
+            assert_eq!(&answer[2..], [b"FCGI_MAX_REQS", expected.as_bytes()].concat());
+        }
     }
 
     #[test]

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use rustix::process::Signal;
 use tempfile::TempDir;
 
 use crate::pages::{self, Front, Habits};
@@ -27,6 +28,8 @@ struct Haproxy {
     process: Process,
     address: SocketAddr,
     control: PathBuf,
+    /// It answers some of many requests at once with 500 by itself: HAProxy 2.6 does so where it multiplexes.
+    fails: bool,
 }
 
 impl Haproxy {
@@ -43,18 +46,17 @@ impl Haproxy {
         let mut process = Process::start("haproxy", &mut command, folder);
         // The control socket is the last that it makes.
         process.wait_until("accepts", || control.exists() && Ringway::accepts(&address.to_string()));
-        Haproxy { process, address, control }
+        Haproxy { process, address, control, fails: arguments.contains(&TOLD) || arguments.contains(&ASKING) }
     }
 
-    /// What its check of the application says: `UP`, `DOWN`.
-    fn health(&self) -> String {
+    /// What its check of a server of the application says: `UP`, `DOWN`.
+    fn health(&self, server: usize) -> String {
         let mut control = UnixStream::connect(&self.control).expect("the control socket");
         control.set_read_timeout(Some(PATIENCE)).expect("a socket");
         control.write_all(b"show stat\n").expect("an order");
-        let mut table = String::new();
+        let (mut table, name) = (String::new(), format!("application,ringway{server},"));
         control.read_to_string(&mut table).expect("an answer");
-        let row =
-            table.lines().find(|row| row.starts_with("application,ringway1,")).expect("a row for the server");
+        let row = table.lines().find(|row| row.starts_with(&name)).expect("a row for the server");
         row.split(',').nth(17).expect("the column of the status").to_owned()
     }
 
@@ -62,7 +64,7 @@ impl Haproxy {
         Front {
             address: self.address,
             mount,
-            habits: Habits { chunked_max: Some(CHUNKED_MAX), fails_by_itself: true, ..Habits::USUAL },
+            habits: Habits { chunked_max: Some(CHUNKED_MAX), fails_by_itself: self.fails, ..Habits::USUAL },
             server: &self.process,
         }
     }
@@ -100,7 +102,7 @@ impl Stand {
             };
             let arguments = ["--way", way, "--listen", &application, "--mount", prefix, "--health", "/hello"];
             let haproxy = Haproxy::start(&folder.path().join("haproxy"), &arguments);
-            eventually("HAProxy finds the application well", || (haproxy.health() == "UP").then_some(()));
+            eventually("HAProxy finds the application well", || (haproxy.health(1) == "UP").then_some(()));
             Stand { haproxy, tap, ringway, folder }
         })
     }
@@ -110,6 +112,8 @@ impl Stand {
     }
 }
 
+/// It keeps connections, with one request at a time.
+const KEEP: &str = "keep";
 /// It multiplexes without asking.
 const TOLD: &str = "mpxs-conns";
 /// It asks the application whether it multiplexes, and how much.
@@ -118,11 +122,20 @@ const ASKING: &str = "get-values";
 const CLOSE: &str = "close";
 
 matrix! {
+    "haproxy", "keep":
+        uring_kept_pages ["unix", "kept", "prefix", "pages"] => every_page("uring", Socket::Unix, KEEP, "/app");
+        epoll_kept_pages ["tcp", "kept", "root", "pages"] => every_page("epoll", Socket::Tcp, KEEP, "");
+        uring_kept_crowd ["crowd"] => crowd("uring", KEEP);
+        epoll_kept_crowd ["crowd"] => crowd("epoll", KEEP);
+        uring_failover ["failover"] => failover("uring");
+        epoll_failover ["failover"] => failover("epoll");
+        health_checks ["health checks"] => finds_it_gone_and_back();
     "haproxy", "get-values":
         uring_tcp_pages ["tcp", "multiplexed", "root", "pages"] => every_page("uring", Socket::Tcp, ASKING, "");
         epoll_unix_pages ["unix", "multiplexed", "prefix", "pages"] =>
             every_page("epoll", Socket::Unix, ASKING, "/app");
         uring_tcp_bodies ["bodies"] => bodies("uring", Socket::Tcp, ASKING);
+        uring_asking_crowd ["crowd"] => crowd("uring", ASKING);
         epoll_crowd ["crowd"] => crowd("epoll", ASKING);
     "haproxy", "mpxs-conns":
         uring_unix_pages ["unix", "multiplexed", "prefix", "pages"] =>
@@ -133,11 +146,11 @@ matrix! {
         uring_crowd ["crowd"] => crowd("uring", TOLD);
         uring_leavers ["leavers"] => leavers("uring");
         epoll_leavers ["leavers"] => leavers("epoll");
-        health_checks ["health checks"] => finds_it_gone_and_back();
     "haproxy", "close":
         uring_closed_pages ["unix", "closed", "prefix", "pages"] =>
             every_page("uring", Socket::Unix, CLOSE, "/app");
         epoll_closed_pages ["tcp", "closed", "root", "pages"] => every_page("epoll", Socket::Tcp, CLOSE, "");
+        closed_crowd ["crowd"] => crowd("epoll", CLOSE);
 }
 
 fn every_page(driver: &str, socket: Socket, way: &str, mount: &'static str) {
@@ -161,7 +174,7 @@ fn bodies(driver: &str, socket: Socket, way: &str) {
     pages::echo(&front, 20 << 20);
 }
 
-/// Two hundred visitors share connections, each of which carries several requests at a time.
+/// Two hundred visitors share connections, each of which carries several requests at a time, if HAProxy is to.
 fn crowd(driver: &str, way: &str) {
     let Some(stand) = Stand::new(driver, Socket::Tapped, way, "/app") else { return };
     let front = stand.haproxy.front("/app");
@@ -172,12 +185,14 @@ fn crowd(driver: &str, way: &str) {
         }
     });
     let counts = stand.tap().counts();
-    assert!(counts.connections < counts.requests, "{counts:?}");
-    if way == TOLD {
-        assert_eq!(counts.at_a_time, AT_A_TIME, "{counts:?}");
-    } else {
-        assert!(counts.at_a_time > 1, "{counts:?}");
-        assert!(counts.get_values > 0 && counts.get_values == counts.get_values_results, "{counts:?}");
+    match way {
+        CLOSE => assert_eq!((counts.at_a_time, counts.connections), (1, counts.requests), "{counts:?}"),
+        KEEP => assert!(counts.at_a_time == 1 && counts.connections < counts.requests, "{counts:?}"),
+        TOLD => assert_eq!(counts.at_a_time, AT_A_TIME, "{counts:?}"),
+        _ => {
+            assert!(counts.at_a_time > 1 && counts.connections < counts.requests, "{counts:?}");
+            assert!(counts.get_values > 0 && counts.get_values == counts.get_values_results, "{counts:?}");
+        }
     }
 }
 
@@ -211,9 +226,38 @@ fn finds_it_gone_and_back() {
     assert_eq!(status(), 200);
     let (unix, tcp) = (stand.ringway.unix.clone(), stand.ringway.tcp);
     drop(stand.ringway);
-    eventually("HAProxy finds the application gone", || (stand.haproxy.health() == "DOWN").then_some(()));
+    eventually("HAProxy finds the application gone", || (stand.haproxy.health(1) == "DOWN").then_some(()));
     assert_eq!(status(), 503);
     stand.ringway = Ringway::start_at(stand.folder.path(), &unix, tcp, "epoll", &["--mount", "/app"]);
-    eventually("HAProxy finds the application back", || (stand.haproxy.health() == "UP").then_some(()));
+    eventually("HAProxy finds the application back", || (stand.haproxy.health(1) == "UP").then_some(()));
     assert_eq!(status(), 200);
+}
+
+/// Of two servers one ends in order, and later one is killed; no visitor notices.
+fn failover(driver: &str) {
+    if find("haproxy").is_none() || !allows(driver) {
+        return;
+    }
+    let (folder, other) = (conf::folder(), conf::folder());
+    let start = |folder: &TempDir| Ringway::start(folder.path(), driver, &["--mount", "/app"]);
+    let (mut first, second) = (start(&folder), start(&other));
+    let address = |ringway: &Ringway| format!("unix:{}", ringway.unix.display());
+    let (one, two) = (address(&first), second.tcp.to_string());
+    let arguments = ["--listen", &one, "--listen", &two, "--mount", "/app", "--health", "/hello"];
+    let haproxy = Haproxy::start(&folder.path().join("haproxy"), &arguments);
+    let is =
+        |server, state| eventually("HAProxy sees it", || (haproxy.health(server) == state).then_some(()));
+    is(1, "UP");
+    is(2, "UP");
+    let front = haproxy.front("/app");
+    pages::visited(&front, || {
+        std::thread::sleep(Duration::from_millis(300));
+        first.process.signal(Signal::TERM);
+        is(1, "DOWN");
+        first =
+            Ringway::start_at(folder.path(), &first.unix.clone(), first.tcp, driver, &["--mount", "/app"]);
+        is(1, "UP");
+        second.process.signal(Signal::KILL);
+        is(2, "DOWN");
+    });
 }

@@ -12,6 +12,7 @@ use crate::pages::{self, Front, Habits};
 use crate::support::conf;
 use crate::support::matrix::{Row, matrix};
 use crate::support::process::{Process, Ringway, allows, free_address};
+use crate::support::tap::Tap;
 use crate::support::web::{Request, find};
 
 /// A way to put the probe behind nginx.
@@ -223,8 +224,58 @@ fn crowd(stand: &Stand) {
 
 matrix! {
     "nginx", "fastcgi_pass":
+        kept_connections ["keepalive"] => connections("uring", true);
+        closed_connections [] => connections("epoll", false);
+        files_and_a_prefix ["static files"] => surroundings("/app");
+        files_and_the_root ["static files"] => surroundings("");
         uring_authorization ["auth_request"] => authorization("uring", &["--keep-connections"]);
         epoll_authorization ["auth_request"] => authorization("epoll", &["--no-buffering"]);
+}
+
+/// How many connections twenty requests take.
+fn connections(driver: &str, are_kept: bool) {
+    if find("nginx").is_none() || !allows(driver) {
+        return;
+    }
+    let folder = conf::folder();
+    let ringway = Ringway::start(folder.path(), driver, &[]);
+    let tap = Tap::start(ringway.tcp);
+    let address = tap.address.to_string();
+    let mut arguments = vec!["--listen", &address];
+    arguments.extend(are_kept.then_some("--keep-connections"));
+    let nginx = Nginx::start(&folder.path().join("nginx"), &arguments);
+    (0..20).for_each(|_| assert_eq!(nginx.front("").get("hello").text(), "Hello, world!\n"));
+    let counts = tap.counts();
+    // Each worker of nginx keeps its own.
+    assert!(counts.requests == 20 && (counts.connections < 20) == are_kept, "{counts:?}");
+}
+
+/// What is not the application's: files, and paths that only begin like the mount.
+fn surroundings(mount: &'static str) {
+    if find("nginx").is_none() {
+        return;
+    }
+    let folder = conf::folder();
+    let prefix = if mount.is_empty() { "/" } else { mount };
+    let ringway = Ringway::start(folder.path(), "epoll", &["--mount", prefix]);
+    std::fs::write(folder.path().join("style.css"), "body {}").expect("a file");
+    let (address, files) = (ringway.tcp.to_string(), format!("/static={}", folder.path().display()));
+    let arguments = ["--listen", &address, "--mount", prefix, "--static", &files];
+    let nginx = Nginx::start(&folder.path().join("nginx"), &arguments);
+    let get = |target: &str| Request::get(target).send(nginx.address);
+    let file = get("/static/style.css");
+    assert_eq!((file.status, file.headers("Content-Type")), (200, vec!["text/css"]));
+    assert_eq!(file.text(), "body {}");
+    assert_eq!(get("/static/other.css").headers("Content-Type"), ["text/html"]);
+    // The probe's own 404 is a plain text, nginx's is not.
+    let is_ours = |target: &str| {
+        let answer = get(target);
+        assert_eq!(answer.status, 404, "{target}");
+        answer.headers("Content-Type") == ["text/plain"]
+    };
+    assert!(is_ours(&format!("{mount}/")) && is_ours(prefix));
+    assert_eq!(is_ours("/apple/hell"), mount.is_empty());
+    assert_eq!(is_ours("/application"), mount.is_empty());
 }
 
 /// `auth_request` asks a page of the application first, which lets the visitor in, refuses him, or fails.

@@ -3,6 +3,7 @@
 use std::io::Read;
 use std::net::SocketAddr;
 use std::sync::LazyLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -382,6 +383,30 @@ pub(crate) fn crowd(front: &Front<'_>) {
         }
     });
     assert_eq!(front.aborted(), 0);
+}
+
+/// Four visitors who ask again and again while `act` does something to the application: all are served.
+pub(crate) fn visited(front: &Front<'_>, act: impl FnOnce()) {
+    /// Ends the visits, also when `act` panics.
+    struct Over<'a>(&'a AtomicBool);
+    impl Drop for Over<'_> {
+        fn drop(&mut self) {
+            self.0.store(true, Ordering::Relaxed);
+        }
+    }
+    let is_over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                while !is_over.load(Ordering::Relaxed) {
+                    let answer = Request::get(&front.target("sleep?ms=30")).send(front.address);
+                    assert_eq!((answer.status, answer.text().as_str()), (200, "slept 30\n"));
+                }
+            });
+        }
+        let _over = Over(&is_over);
+        act();
+    });
 }
 
 fn visit(front: &Front<'_>, index: usize) {

@@ -2,7 +2,6 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::process::Signal;
 
@@ -73,26 +72,11 @@ fn several_processes(address: fn(&Path) -> String, mount: &'static str) {
     pages::all(&front);
 
     // One after another is replaced, and of the visitors who come meanwhile all are served.
-    let is_over = AtomicBool::new(false);
-    std::thread::scope(|scope| {
-        let visitors: Vec<_> = (0..4)
-            .map(|_| {
-                scope.spawn(|| {
-                    let mut count = 0;
-                    while !is_over.load(Ordering::Relaxed) {
-                        assert_eq!(front.get("sleep?ms=30").text(), "slept 30\n");
-                        count += 1;
-                    }
-                    count
-                })
-            })
-            .collect();
+    pages::visited(&front, || {
         for index in 0..PROCESSES {
             let said = supervisor.control(&["restart", &format!("ringway:ringway_{index}")]);
             assert!(said.contains("stopped") && said.contains("started"), "{said}");
         }
-        is_over.store(true, Ordering::Relaxed);
-        visitors.into_iter().for_each(|visitor| assert!(visitor.join().expect("all were served") > 10));
     });
     let log = std::fs::read_to_string(folder.path().join("supervisord.log")).expect("a log");
     assert_eq!(log.matches("(exit status 0)").count(), PROCESSES, "{log}");
