@@ -148,8 +148,15 @@ impl Nginx {
 
     /// Starts it in `folder`, which is made, with these arguments of `ringway conf nginx`.
     pub(crate) fn start(folder: &Path, arguments: &[&str]) -> Nginx {
+        Nginx::start_with(folder, arguments, str::to_owned)
+    }
+
+    /// The same with a configuration that somebody has changed.
+    fn start_with(folder: &Path, arguments: &[&str], change: impl FnOnce(&str) -> String) -> Nginx {
         let address = free_address();
         let file = conf::write(folder, "nginx", address, arguments);
+        let text = std::fs::read_to_string(&file).expect("the configuration is there");
+        std::fs::write(&file, change(&text)).expect("it can be written");
         let mut command = Command::new(find("nginx").expect("nginx was there"));
         // nginx opens its built-in error log before it has read where the real one is.
         command.arg("-e").arg(folder.join("error.log")).arg("-c").arg(&file).args(["-g", "daemon off;"]);
@@ -228,6 +235,8 @@ matrix! {
         closed_connections [] => connections("epoll", false);
         files_and_a_prefix ["static files"] => surroundings("/app");
         files_and_the_root ["static files"] => surroundings("");
+        flups_recipe_below_a_prefix [] => flups_recipe("/app");
+        flups_recipe_at_the_root [] => flups_recipe("");
         uring_authorization ["auth_request"] => authorization("uring", &["--keep-connections"]);
         epoll_authorization ["auth_request"] => authorization("epoll", &["--no-buffering"]);
 }
@@ -276,6 +285,39 @@ fn surroundings(mount: &'static str) {
     assert!(is_ours(&format!("{mount}/")) && is_ours(prefix));
     assert_eq!(is_ours("/apple/hell"), mount.is_empty());
     assert_eq!(is_ours("/application"), mount.is_empty());
+}
+
+/// What people wrote for flup goes on working: the text of `docs/deployment.md` in place of what `conf` prints.
+fn flups_recipe(mount: &'static str) {
+    if find("nginx").is_none() {
+        return;
+    }
+    let folder = conf::folder();
+    let prefix = if mount.is_empty() { "/" } else { mount };
+    let ringway = Ringway::start(folder.path(), "epoll", &["--mount", prefix]);
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/deployment.md");
+    let page = std::fs::read_to_string(page).expect("the page");
+    let (_, recipes) = page.split_once("## nginx\n").expect("the section");
+    let (_, recipes) = recipes.split_once("```nginx\n").expect("the recipes");
+    let (recipes, _) = recipes.split_once("```\n").expect("their end");
+    let (below, at_root) = recipes.split_once("\n\n").expect("two of them");
+    let recipe = if mount.is_empty() { at_root } else { below };
+    let recipe = recipe
+        .replace("/yourapplication {", "/app {")
+        .replace("/yourapplication/ ", "/app/ ")
+        .replace("(/yourapplication)", "(/app)")
+        .replace("unix:/tmp/yourapplication-fcgi.sock", "application")
+        .replace("fastcgi_params", "/etc/nginx/fastcgi_params");
+    let address = format!("unix:{}", ringway.unix.display());
+    let nginx = Nginx::start_with(&folder.path().join("nginx"), &["--listen", &address], |text| {
+        let (head, _) = text.split_once("        location / {").expect("where the application is");
+        format!("{head}{recipe}    }}\n}}\n")
+    });
+    let front = nginx.front(mount);
+    pages::all(&front);
+    let env = front.env(Request::get(&front.target("a%20b/env")));
+    assert_eq!((&env["SCRIPT_NAME"], &env["PATH_INFO"]), (&mount.into(), &"/a b/env".into()));
+    assert_eq!(Request::get(prefix).send(nginx.address).headers("Content-Type"), ["text/plain"]);
 }
 
 /// `auth_request` asks a page of the application first, which lets the visitor in, refuses him, or fails.
