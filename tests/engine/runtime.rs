@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use ringway::{Driver, Failure, Request, Response};
+use ringway::{Driver, Failure, Request, Response, Stdout};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::app::{self, heard};
@@ -16,6 +16,7 @@ each_driver! {
     timers_are_kept_while_the_worker_is_busy,
     a_timer_ends_in_time_on_a_quiet_worker,
     tasks_may_outlive_their_request,
+    a_spawned_task_may_write_the_answer,
     sockets_work,
     other_threads_wake_a_handler,
     thousands_of_handlers_wait_at_once,
@@ -83,6 +84,28 @@ fn tasks_may_outlive_their_request(driver: Driver) {
     // The worker has nothing else to do, and the connection is gone.
     assert_eq!(served.connect().fetch(&Ask::get("/").close()).text(), "spawned\n");
     assert_eq!(heard(&told), "done");
+}
+
+/// More than every window holds, by a task that the engine does not poll.
+fn a_spawned_task_may_write_the_answer(driver: Driver) {
+    const LENGTH: usize = 8_000_000;
+    const PIECE: usize = 50_000;
+    async fn spawn(_: Request) -> Response {
+        Response::new(200).stream(|mut stdout: Stdout| async move {
+            let written = tokio::task::spawn_local(async move {
+                for at in (0..LENGTH).step_by(PIECE) {
+                    stdout.write(&app::pattern(at, PIECE)).await?;
+                }
+                Ok(())
+            });
+            written.await.unwrap_or_else(|error| Err(Failure::new(error)))
+        })
+    }
+    let served = Serve::new(driver).start(|server| server.responder("/", spawn));
+    let mut peer = served.connect();
+    for _ in 0..3 {
+        assert!(peer.get("/").body() == app::pattern(0, LENGTH));
+    }
 }
 
 fn sockets_work(driver: Driver) {
