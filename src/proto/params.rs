@@ -109,18 +109,6 @@ impl<B: AsRef<[u8]>> Params<B> {
     }
 }
 
-impl Params<Vec<u8>> {
-    /// A stream that came in several pieces as one block of just its size: the one place where bytes of a
-    /// request are copied, and only when pairs may straddle the pieces.
-    pub fn coalesce<P: AsRef<[u8]>>(pieces: &[P]) -> Vec<u8> {
-        let mut whole = Vec::with_capacity(pieces.iter().map(|piece| piece.as_ref().len()).sum());
-        for piece in pieces {
-            whole.extend_from_slice(piece.as_ref());
-        }
-        whole
-    }
-}
-
 /// No pairs.
 impl<B: Default> Default for Params<B> {
     fn default() -> Self {
@@ -605,13 +593,6 @@ mod tests {
             assert_eq!(params.well_known(*known), Some(known.name().as_bytes()));
             assert_eq!(params.get(known.name()), Some(known.name().as_bytes()));
         }
-    }
-
-    #[test]
-    fn pieces_become_one_block_of_their_size() {
-        let whole = Params::coalesce(&[&b"\x05\x02HT"[..], b"", b"TPSo", b"n"]);
-        assert_eq!(whole.capacity(), whole.len());
-        assert_eq!(Params::parse(whole, &Limits::default()).unwrap().get("HTTPS"), Some(&b"on"[..]));
     }
 
     #[test]
