@@ -22,10 +22,10 @@ use ipnet::IpNet;
 
 mod syntax;
 
-pub use syntax::Driver;
 use syntax::{
     Choice, Count, List, Mode, Networks, Numbers, Octets, Override, Prefix, Switch, Syntax, Text, Time,
 };
+pub use syntax::{Driver, SendFile};
 
 macro_rules! settings {
     ($($section:literal {
@@ -69,6 +69,10 @@ settings! {
         /// What the application sees as SCRIPT_NAME, whatever the web server sends; empty for the root of a site.
         /// `auto`: made of the mount and of what the web server sends.
         script_name: Option<String> = None, Override;
+        /// How files that the application answers with (`ringway::File`) are left to the web server: `x-sendfile`,
+        /// `x-lighttpd-send-file`, or for nginx `x-accel-redirect:/internal=/srv/files`, an internal location and the
+        /// directory that it stands for. `off`: they are sent from here.
+        send_file: SendFile = SendFile::Off, Choice;
         /// Connections that wait in the kernel to be accepted, per listener; the kernel caps it at somaxconn.
         backlog: u32 = 4096, Count(1, 1 << 30);
         /// Permissions of a Unix socket file, whatever the umask.

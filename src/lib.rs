@@ -36,7 +36,7 @@
 //! | feature | adds |
 //! | --- | --- |
 //! | `server` (default) | the server; without it the crate is `proto` alone, `no_std` |
-//! | `http` | tower services and axum routers as handlers: [`serve`], [`Builder::service`], [`http`] |
+//! | `http` | tower services and axum routers as handlers: [`serve`], [`Builder::service`], [`http`]; [`File`] |
 //! | `client` | a FastCGI client on tokio |
 //! | `cli` | the command `ringway` |
 //! | `mimalloc` | mimalloc as the allocator of the command; a library never chooses one |
@@ -66,11 +66,9 @@ pub mod ring;
 #[cfg(feature = "server")]
 mod server;
 
-#[cfg(feature = "http")]
-pub use self::http::{Body, serve};
 #[cfg(feature = "server")]
 pub use self::{
-    config::{Config, Driver},
+    config::{Config, Driver, SendFile},
     error::Error,
     handler::{
         AuthRequest, Authorizer, Data, Decision, Failure, Filter, FilterRequest, IntoResponse, Params,
@@ -79,6 +77,11 @@ pub use self::{
     proto::{RequestId, Role},
     ring::{Choice, Chunk},
     server::{Builder, Handle, Server},
+};
+#[cfg(feature = "http")]
+pub use self::{
+    handler::File,
+    http::{Body, serve},
 };
 
 /// The outcome of running a server.

@@ -10,7 +10,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("ring", &[]),
     ("metrics", &[]),
     ("config", &["proto"]),
-    ("handler", &["proto", "ring"]),
+    ("handler", &["proto", "ring", "config"]),
     ("engine", &["proto", "ring", "metrics", "config", "handler", "Config"]),
     ("error", &["config", "ring", "engine", "handler"]),
     ("server", &["engine", "handler", "config", "metrics", "error", "ring", "Error", "Result"]),

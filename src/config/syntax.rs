@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -326,6 +327,77 @@ impl Syntax<Driver> for Choice {
 
     fn show(&self, value: &Driver) -> String {
         value.to_string()
+    }
+}
+
+impl Syntax<SendFile> for Choice {
+    fn hint(&self, hint: Hint) -> &'static str {
+        pick(hint, "HOW", "off, x-sendfile, x-lighttpd-send-file or x-accel-redirect:/LOCATION=/DIRECTORY")
+    }
+
+    fn parse(&self, text: &str) -> Result<SendFile, String> {
+        text.parse()
+    }
+
+    fn show(&self, value: &SendFile) -> String {
+        value.to_string()
+    }
+}
+
+/// How a file is left to the web server.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub enum SendFile {
+    /// It is not: this server sends it.
+    #[default]
+    Off,
+    /// By the header `X-Sendfile`: Apache's mod_xsendfile, lighttpd.
+    XSendfile,
+    /// By the header `X-LIGHTTPD-send-file`, lighttpd's older name for it.
+    XLighttpdSendFile,
+    /// By the header `X-Accel-Redirect` of nginx. Files elsewhere are sent from here.
+    XAccelRedirect {
+        /// A location that is `internal`, as a path.
+        location: String,
+        /// The directory that the location stands for, by `alias`.
+        directory: PathBuf,
+    },
+}
+
+impl FromStr for SendFile {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<SendFile, String> {
+        match text {
+            "off" => return Ok(SendFile::Off),
+            "x-sendfile" => return Ok(SendFile::XSendfile),
+            "x-lighttpd-send-file" => return Ok(SendFile::XLighttpdSendFile),
+            _ => {}
+        }
+        let Some(mapping) = text.strip_prefix("x-accel-redirect:") else {
+            return Err("neither off, x-sendfile, x-lighttpd-send-file nor x-accel-redirect:…".to_owned());
+        };
+        match mapping.split_once('=') {
+            Some((location, directory)) if location.starts_with('/') && directory.starts_with('/') => {
+                Ok(SendFile::XAccelRedirect { location: location.to_owned(), directory: directory.into() })
+            }
+            _ => {
+                Err("x-accel-redirect: wants a location and a directory, as in /internal=/srv/files"
+                    .to_owned())
+            }
+        }
+    }
+}
+
+impl fmt::Display for SendFile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            SendFile::Off => f.write_str("off"),
+            SendFile::XSendfile => f.write_str("x-sendfile"),
+            SendFile::XLighttpdSendFile => f.write_str("x-lighttpd-send-file"),
+            SendFile::XAccelRedirect { location, directory } => {
+                write!(f, "x-accel-redirect:{location}={}", directory.display())
+            }
+        }
     }
 }
 

@@ -48,6 +48,8 @@ pub(crate) fn run<R: Ring>(
     wakeups: Arc<Wakeups>,
     mut worker: Worker<R>,
 ) -> Result<(), HostError> {
+    #[cfg(feature = "http")]
+    crate::handler::read_with_uring(kind == Kind::TokioUring);
     match kind {
         Kind::TokioUring => {
             let runtime = tokio_uring::Runtime::new(&tokio_uring::builder())?;

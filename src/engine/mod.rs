@@ -34,7 +34,7 @@ use std::time::Duration;
 use rustix::net::{AddressFamily, sockopt};
 
 use crate::Config;
-use crate::handler::{Paths, Registry};
+use crate::handler::{Paths, Registry, Site};
 use crate::metrics;
 use crate::proto::Limits;
 use crate::ring::{Failure, Listener, ListenerId, Ring, Waker};
@@ -134,7 +134,10 @@ impl Engine {
             threads: Vec::new(),
             listeners: setup.listeners,
         };
-        let paths = Arc::new(Paths::new(setup.config.script_name.clone()));
+        let site = Arc::new(Site {
+            paths: Paths::new(setup.config.script_name.clone()),
+            send_file: setup.config.send_file.clone(),
+        });
         let mut introductions = Vec::new();
         let cores = if setup.config.pin { cores() } else { Vec::new() };
         for (index, shares) in shares.into_iter().enumerate() {
@@ -148,7 +151,7 @@ impl Engine {
                 config: setup.config.clone(),
                 host: setup.host,
                 registry: setup.registry.clone(),
-                paths: paths.clone(),
+                site: site.clone(),
                 control: control.clone(),
                 metrics,
                 bound: bound.clone(),
@@ -249,7 +252,7 @@ struct Seed {
     config: Config,
     host: HostKind,
     registry: Arc<Registry>,
-    paths: Arc<Paths>,
+    site: Arc<Site>,
     control: Arc<Control>,
     metrics: Arc<metrics::Worker>,
     bound: Arc<[Bound]>,

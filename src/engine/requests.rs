@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use crate::handler;
 use crate::handler::{
-    Body, Ending, Exchange, Failure, Head, OutStream, Paths, ReadError, Registry, Response, Start, Stdout,
+    Body, Ending, Exchange, Failure, Head, OutStream, ReadError, Registry, Response, Site, Start, Stdout,
     Table, Touched,
 };
 use crate::metrics;
@@ -60,7 +60,7 @@ pub(crate) struct Requests {
     /// Exchanges of requests that are over, which callers up the stack may still hold.
     finished: Vec<Rc<Exchange>>,
     no_mount: Rc<str>,
-    paths: Arc<Paths>,
+    site: Arc<Site>,
     bound: Arc<[Bound]>,
 }
 
@@ -85,7 +85,7 @@ impl Requests {
             pool: Vec::new(),
             finished: Vec::new(),
             no_mount: "".into(),
-            paths: seed.paths.clone(),
+            site: seed.site.clone(),
             bound: seed.bound.clone(),
         }
     }
@@ -161,9 +161,8 @@ impl Requests {
             return;
         }
         let mut exchange = self.pool.pop().unwrap_or_else(|| {
-            let (touched, no_mount, paths) =
-                (self.touched.clone(), self.no_mount.clone(), self.paths.clone());
-            Rc::new(Exchange::new(touched, no_mount, paths, self.stdout_window))
+            let (touched, no_mount, site) = (self.touched.clone(), self.no_mount.clone(), self.site.clone());
+            Rc::new(Exchange::new(touched, no_mount, site, self.stdout_window))
         });
         Rc::get_mut(&mut exchange).expect("a pooled exchange has one owner").begin(
             (peer.token, request),
@@ -209,7 +208,7 @@ impl Requests {
         let Some(mount) = self.table.find(role, &unique.params) else {
             let status = if role == Role::Authorizer { 403 } else { 404 };
             let nobody = Response::text("nothing is mounted here\n").status(status);
-            self.paths.note_nowhere(&unique.params);
+            self.site.paths.note_nowhere(&unique.params);
             return self.answer_plainly(ring, peer, request, nobody);
         };
         unique.mount = mount.prefix.clone();

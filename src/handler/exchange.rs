@@ -18,9 +18,12 @@ use std::task::{Context, Poll, Waker};
 
 use bytes::{Bytes, BytesMut};
 
+#[cfg(feature = "http")]
+use crate::config::SendFile;
 use crate::proto::{Limits, Params, RecordType, RequestId, RequestKey, Role};
 use crate::ring::{Chunk, Token};
 
+use super::Site;
 use super::path::{Cut, Paths};
 use super::request::ReadError;
 use super::response::WriteError;
@@ -114,7 +117,7 @@ pub(crate) struct Exchange {
     /// Memory for the next request's copied params.
     spare: Vec<u8>,
     pub(crate) mount: Rc<str>,
-    paths: Arc<Paths>,
+    site: Arc<Site>,
     /// The peer's address, for a handler that wants it.
     pub(crate) peer: Option<SocketAddr>,
     pub(crate) stdin: RefCell<Inbox>,
@@ -129,7 +132,7 @@ impl Exchange {
     pub(crate) fn new(
         touched: Rc<Touched>,
         no_mount: Rc<str>,
-        paths: Arc<Paths>,
+        site: Arc<Site>,
         stdout_window: usize,
     ) -> Exchange {
         Exchange {
@@ -139,7 +142,7 @@ impl Exchange {
             params: Params::default(),
             spare: Vec::new(),
             mount: no_mount,
-            paths,
+            site,
             peer: None,
             stdin: RefCell::default(),
             data: RefCell::default(),
@@ -217,13 +220,18 @@ impl Exchange {
         let cut = Cut::of(&self.params);
         // FastCGI 6.3: an Authorizer is not told of paths.
         if self.role != Role::Authorizer {
-            self.paths.note(&cut, &self.params);
+            self.site.paths.note(&cut, &self.params);
         }
         cut.below(&self.params, &self.mount)
     }
 
     pub(crate) fn paths(&self) -> &Paths {
-        &self.paths
+        &self.site.paths
+    }
+
+    #[cfg(feature = "http")]
+    pub(crate) fn send_file(&self) -> &SendFile {
+        &self.site.send_file
     }
 
     pub(crate) fn is_over(&self) -> bool {

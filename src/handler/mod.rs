@@ -11,6 +11,8 @@
 //! it may hold an `Rc`, use tokio's timers and sockets, and `tokio::task::spawn_local`.
 
 mod exchange;
+#[cfg(feature = "http")]
+mod file;
 mod path;
 mod registry;
 mod request;
@@ -20,7 +22,11 @@ use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
 
+use crate::config::SendFile;
+
 pub(crate) use exchange::{Ending, Exchange, ExchangeKey, Inbox, OutStream, Touched};
+#[cfg(feature = "http")]
+pub(crate) use file::read_with_uring;
 pub(crate) use path::Paths;
 pub(crate) use registry::Table;
 #[cfg(feature = "http")]
@@ -28,11 +34,21 @@ pub(crate) use response::HeaderLines;
 pub(crate) use response::{Body, Head};
 
 pub use exchange::ParamsBytes;
+#[cfg(feature = "http")]
+pub use file::File;
 pub use registry::{MountError, Registry};
 pub use request::{AuthRequest, Data, FilterRequest, Params, ReadError, Request, Stdin};
 pub use response::{
     Decision, Failure, IntoDecision, IntoHeaderValue, IntoResponse, Response, Stderr, Stdout, WriteError,
 };
+
+/// What the settings say of every request of a server.
+#[derive(Debug, Default)]
+pub(crate) struct Site {
+    pub(crate) paths: Paths,
+    #[cfg_attr(not(feature = "http"), expect(dead_code, reason = "only `File` asks for it"))]
+    pub(crate) send_file: SendFile,
+}
 
 pub(crate) type LocalBoxFuture<T> = Pin<Box<dyn Future<Output = T>>>;
 

@@ -150,6 +150,12 @@ pub struct Request {
 }
 
 impl Request {
+    /// How files are sent.
+    #[cfg(feature = "http")]
+    pub(crate) fn send_file(&self) -> &crate::config::SendFile {
+        self.exchange.send_file()
+    }
+
     pub(crate) fn new(exchange: Rc<Exchange>) -> Request {
         Request { exchange }
     }

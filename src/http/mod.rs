@@ -53,7 +53,8 @@
 //! A body whose length is known and at most 16 KiB goes out with its head; a longer one follows as it comes, and is
 //! flushed whenever it has nothing more for the moment. A body that fails, or is longer or shorter than its
 //! `Content-Length`, ends the request visibly incomplete, with a non-zero app status. Trailers have no place in a CGI
-//! response and are dropped. An error of the service itself is a [`Failure`](crate::Failure): 500, with its text in
+//! response and are dropped. A [`File`] among the answer's extensions takes the place of its
+//! body and status. An error of the service itself is a [`Failure`](crate::Failure): 500, with its text in
 //! the logs alone.
 
 mod body;
@@ -72,7 +73,7 @@ use std::time::Duration;
 use http_body::Body as HttpBody;
 use tower_service::Service;
 
-use crate::handler::{Failure, Request, Responder, Response};
+use crate::handler::{Failure, File, Request, Responder, Response};
 use crate::server::{Builder, Server};
 
 use self::context::Ending;
@@ -212,7 +213,13 @@ where
             }
             let answer = instance.call(http_request);
             match ending.while_pumping(answer).await {
-                Ok(answer) => response::send(answer, is_head, ending).await,
+                Ok(mut answer) => match answer.extensions_mut().remove::<File>() {
+                    Some(file) => {
+                        ending.answered();
+                        response::with_file(answer.headers(), file, &request).await
+                    }
+                    None => response::send(answer, is_head, ending).await,
+                },
                 Err(error) => {
                     ending.answered();
                     Response::failure(Failure::of(&*error.into()))

@@ -4,11 +4,11 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use bytes::{Buf, Bytes, BytesMut};
-use http::header::{CONTENT_LENGTH, HeaderMap};
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderMap};
 use http_body::{Body as HttpBody, Frame};
 use tokio::io::AsyncWrite;
 
-use crate::handler::{Failure, HeaderLines, Response, Stdout};
+use crate::handler::{Failure, File, HeaderLines, Request, Response, Stdout};
 
 use super::BoxError;
 use super::context::Ending;
@@ -63,6 +63,20 @@ where
     }
     let announced = announced.or(length);
     Response::with_lines(status, lines).stream(move |stdout| stream(stdout, body, announced, ending))
+}
+
+/// The file in place of a service's body, with the headers that the service gave.
+pub(super) async fn with_file(headers: &HeaderMap, file: File, request: &Request) -> Response {
+    let given = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    let file = match given {
+        Some(content_type) => file.content_type(content_type.to_owned()),
+        None => file,
+    };
+    let response = file.respond(request).await;
+    let others = headers.iter().filter(|(name, _)| !matches!(**name, CONTENT_TYPE | CONTENT_LENGTH));
+    others.fold(response, |response, (name, value)| {
+        response.header(name.as_str().to_owned(), value.as_bytes().to_vec())
+    })
 }
 
 /// A stream is neither begun nor given a length where an answer must not have a body.

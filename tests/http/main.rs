@@ -9,6 +9,7 @@ mod server;
 
 mod answers;
 mod bodies;
+mod files;
 mod layers;
 mod requests;
 mod routers;

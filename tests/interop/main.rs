@@ -11,6 +11,7 @@
 //! - [`starts`]: how a process comes to its socket, and how it is replaced while a web server sends requests
 //! - [`spawners`]: the programs that hand it a socket: spawn-fcgi, systemd
 //! - [`spawned`]: what the processes around it do to it: descriptors, signals
+//! - [`files`]: files that the web server sends for the application
 //! - [`access`]: which peers may connect
 //! - [`as_cgi`]: without FastCGI, as a CGI program
 //!
@@ -29,6 +30,8 @@ mod access;
 mod apache;
 mod as_cgi;
 mod caddy;
+#[cfg(feature = "http")]
+mod files;
 mod h2o;
 mod haproxy;
 mod lighttpd;
