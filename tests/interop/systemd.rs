@@ -20,7 +20,7 @@ matrix! {
     "systemd", "service":
         units_are_correct_and_tight ["checked by systemd-analyze"] => check();
     "systemd", "socket":
-        activated ["unix", "tcp", "root", "pages", "sockets by LISTEN_FDS"] => activate("");
+        activated ["unix", "tcp", "root", "pages"] => activate("");
         activated_below_a_prefix ["prefix"] => activate("/app");
 }
 
