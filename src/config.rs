@@ -146,6 +146,13 @@ settings! {
         /// What a peer is given to read its answer and close, after the last request of its connection.
         linger_timeout: Duration = Duration::from_secs(2), Time;
     }
+    "CGI programs (`serve cgi:DIRECTORY`)" {
+        /// Programs that run at a time; further requests wait for a place.
+        cgi_processes_max: u32 = 64, Count(1, 1 << 16);
+        /// From the start of a program to its end, and what a request may wait for a place. Then it gets SIGTERM, two
+        /// seconds later SIGKILL.
+        cgi_timeout: Duration = Duration::from_secs(60), Time;
+    }
 }
 
 /// One row of the table.

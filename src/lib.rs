@@ -29,6 +29,7 @@
 //! - [`Request`], [`Response`] and the other types that handlers use; [`Responder`], [`Authorizer`], [`Filter`]
 //! - [`Config`]: every limit, deadline and address, with its default
 //! - [`metrics`]: what is counted
+//! - `cgi`: CGI programs as a handler (feature `cgi`)
 //! - [`proto`]: the protocol alone, without I/O and without `std`
 //!
 //! # Features
@@ -38,6 +39,7 @@
 //! | `server` (default) | the server; without it the crate is `proto` alone, `no_std` |
 //! | `http` | tower services and axum routers as handlers: [`serve`], [`Builder::service`], [`http`]; [`File`] |
 //! | `client` | a FastCGI client on tokio |
+//! | `cgi` | CGI programs behind FastCGI |
 //! | `cli` | the command `ringway` |
 //! | `mimalloc` | mimalloc as the allocator of the command; a library never chooses one |
 #![cfg_attr(not(any(feature = "server", feature = "client")), no_std)]
@@ -45,6 +47,8 @@
 
 extern crate alloc;
 
+#[cfg(feature = "cgi")]
+pub mod cgi;
 #[cfg(feature = "client")]
 pub mod client;
 #[cfg(feature = "server")]

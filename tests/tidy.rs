@@ -16,6 +16,23 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("server", &["engine", "handler", "config", "metrics", "error", "ring", "Error", "Result"]),
     ("http", &["handler", "proto", "server", "Result"]),
     ("client", &["proto"]),
+    (
+        "cgi",
+        &[
+            "client",
+            "ring",
+            "handler",
+            "Chunk",
+            "Failure",
+            "ReadError",
+            "Request",
+            "Responder",
+            "Response",
+            "Stderr",
+            "Stdin",
+            "Stdout",
+        ],
+    ),
 ];
 
 /// Longer files have found a second subject; tests at the bottom count.

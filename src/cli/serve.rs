@@ -2,8 +2,12 @@
 
 mod as_cgi;
 
+use std::path::PathBuf;
+use std::str::FromStr;
+
 use clap::{ArgMatches, Args, FromArgMatches};
-use ringway::{Builder, Server};
+use ringway::cgi::Cgi;
+use ringway::{Builder, Config, Server};
 
 use super::{Command, Failure, Logging, config_file, probe};
 
@@ -16,7 +20,8 @@ pub(super) const COMMAND: Command = Command {
 
 #[derive(Args)]
 struct Options {
-    /// The application: `probe`, a small one for tests, which answers /hello, /env, /echo and more
+    /// The application: `probe`, a small one for tests, which answers /hello, /env, /echo and more;
+    /// `cgi:DIRECTORY`, the CGI programs of a directory
     app: String,
     #[command(flatten)]
     logging: Logging,
@@ -24,16 +29,46 @@ struct Options {
 
 fn run(matches: &ArgMatches) -> Result<(), Failure> {
     let options = Options::from_arg_matches(matches).map_err(Failure::usage)?;
-    if options.app != "probe" {
-        let app = &options.app;
-        return Err(Failure::usage(format!("{app:?} is no application of this build, which has: probe")));
-    }
+    let app: App = options.app.parse().map_err(Failure::usage)?;
     let config = config_file::read(matches).map_err(Failure::usage)?;
     options.logging.start()?;
     let is_cgi = config.listen.is_empty() && as_cgi::is_meant();
-    let mount = config.mount.clone();
-    let server = with_probe(Server::builder().config(config), &mount);
+    let server = app.serve(config)?;
     if is_cgi { as_cgi::answer(server) } else { Ok(server.run()?) }
+}
+
+/// What can be served.
+enum App {
+    Probe,
+    Cgi(PathBuf),
+}
+
+impl FromStr for App {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<App, String> {
+        match text.split_once(':') {
+            None if text == "probe" => Ok(App::Probe),
+            Some(("cgi", directory)) if !directory.is_empty() => Ok(App::Cgi(directory.into())),
+            _ => Err(format!("{text:?} is no application of this build, which has: probe, cgi:DIRECTORY")),
+        }
+    }
+}
+
+impl App {
+    fn serve(self, config: Config) -> Result<Builder, Failure> {
+        let mount = config.mount.clone();
+        match self {
+            App::Probe => Ok(with_probe(Server::builder().config(config), &mount)),
+            App::Cgi(directory) => {
+                let refuse = |error| Failure::usage(format!("cgi:{}: {error}", directory.display()));
+                let programs = Cgi::new(&directory).map_err(refuse)?;
+                let programs =
+                    programs.processes_max(config.cgi_processes_max as usize).timeout(config.cgi_timeout);
+                Ok(Server::builder().config(config).responder(&mount, programs))
+            }
+        }
+    }
 }
 
 /// Mounts the probe in all its roles.

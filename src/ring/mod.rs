@@ -39,6 +39,8 @@ pub use output::Output;
 pub use probe::{Availability, Choice, Driver, Unavailable, availability, choose};
 pub use sim::{Sim, SimAddress, SimFaults, SimNetwork, SimPeer, SimStatus};
 pub use socket::{Listen, ListenError, ListenFault, ListenOptions, Listener};
+#[cfg(feature = "cgi")]
+pub(crate) use standard::keep_descriptors;
 pub(crate) use standard::open_standard_streams;
 pub use uring::{Uring, UringAddress};
 

@@ -22,6 +22,20 @@ pub(crate) fn open_standard_streams() -> io::Result<()> {
     Ok(())
 }
 
+/// Keeps every other descriptor that is open from programs that this process executes. Those that it opens later are
+/// opened so; some that were inherited may not be (mod_fcgid leaves two pipes).
+#[cfg(feature = "cgi")]
+pub(crate) fn keep_descriptors() {
+    const FIRST: libc::c_uint = 3;
+    #[expect(unsafe_code, reason = "no crate of ours has close_range")]
+    // SAFETY: sets a flag of descriptors; nothing is closed, no memory is touched.
+    let failed =
+        unsafe { libc::syscall(libc::SYS_close_range, FIRST, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC) };
+    if failed != 0 {
+        tracing::debug!("close_range: {}", io::Error::last_os_error());
+    }
+}
+
 /// Puts /dev/null on file descriptor 0.
 pub(super) fn close_standard_input() -> io::Result<()> {
     Ok(rustix::stdio::dup2_stdin(open_null()?)?)
