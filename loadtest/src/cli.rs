@@ -14,7 +14,7 @@ use crate::contender::Programs;
 use crate::load::{self, Pace, Plan, Shape};
 use crate::process::{self, Cores};
 use crate::syscalls::Counter;
-use crate::{report, targets};
+use crate::{cgi, report, targets};
 
 /// Loads FastCGI servers with requests as nginx sends them, verifies every answer, and measures the server.
 #[derive(Parser)]
@@ -28,6 +28,7 @@ struct Cli {
 enum Command {
     Run(Run),
     Compare(Compare),
+    Cgi(Cgi),
 }
 
 /// Loads one server that is already there and serves the probe's `hello`
@@ -103,11 +104,38 @@ struct Compare {
     check: bool,
 }
 
+/// Runs CGI programs behind Ringway and behind fcgiwrap, prints Markdown
+#[derive(Args)]
+struct Cgi {
+    /// The `ringway` program
+    #[arg(long)]
+    ringway: PathBuf,
+    /// The `fcgiwrap` program
+    #[arg(long, default_value = "/usr/sbin/fcgiwrap")]
+    fcgiwrap: PathBuf,
+    /// Rounds of each program
+    #[arg(long, default_value_t = 9)]
+    rounds: usize,
+    /// Requests to each server in one round
+    #[arg(long, default_value_t = 100)]
+    requests: usize,
+    /// The core of the servers and their programs
+    #[arg(long, default_value_t = 0)]
+    server_core: usize,
+    /// The core that the requests come from
+    #[arg(long, default_value_t = 1)]
+    generator_core: usize,
+    /// Exit with 1 where a program costs too much
+    #[arg(long)]
+    check: bool,
+}
+
 /// Reads the command line and does what it says.
 pub fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Run(run) => run.run(),
         Command::Compare(compare) => compare.run(),
+        Command::Cgi(cgi) => cgi.run(),
     };
     done.unwrap_or_else(|error| {
         eprintln!("ringway-loadtest: {error:#}");
@@ -169,6 +197,24 @@ impl Compare {
             fs::write(&path, json).with_context(|| format!("write {}", path.display()))?;
         }
         let is_missed = verdicts.iter().any(|verdict| !verdict.is_met);
+        Ok(if self.check && is_missed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+    }
+}
+
+impl Cgi {
+    fn run(self) -> Result<ExitCode> {
+        ensure!((1..=1000).contains(&self.rounds), "--rounds: 1 to 1000");
+        ensure!((1..=1_000_000).contains(&self.requests), "--requests: 1 to 1000000");
+        let measured = cgi::Comparison {
+            ringway: self.ringway,
+            fcgiwrap: self.fcgiwrap,
+            rounds: self.rounds,
+            requests: self.requests,
+            cores: Cores { server: self.server_core, generator: self.generator_core },
+        }
+        .run()?;
+        print!("{}", cgi::markdown(&measured));
+        let is_missed = measured.iter().any(|measured| measured.ratio.median < cgi::RATIO_MIN);
         Ok(if self.check && is_missed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
     }
 }

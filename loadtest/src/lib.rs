@@ -15,9 +15,11 @@
 pub mod address;
 pub mod answer;
 pub mod cells;
+pub mod cgi;
 pub mod cli;
 pub mod compare;
 pub mod contender;
+pub mod family;
 pub mod front;
 pub mod idle;
 pub mod load;

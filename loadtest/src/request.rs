@@ -24,7 +24,8 @@ fn params() -> Vec<u8> {
     out
 }
 
-const PAIRS: [(&str, &str); 27] = [
+/// What nginx says of the request.
+pub const PAIRS: [(&str, &str); 27] = [
     ("QUERY_STRING", "a=1&b=%20x"),
     ("REQUEST_METHOD", "GET"),
     ("CONTENT_TYPE", ""),

@@ -65,7 +65,8 @@ impl Counter {
         let mut counters = Vec::new();
         for thread in fs::read_dir(format!("/proc/{pid}/task"))? {
             let thread: i32 = thread?.file_name().to_string_lossy().parse()?;
-            let counter = open_counter(thread, id).context("count system calls (needs CAP_PERFMON)")?;
+            let counter = open_counter(thread, PERF_TYPE_TRACEPOINT, id)
+                .context("count system calls (needs CAP_PERFMON)")?;
             counters.push(fs::File::from(counter));
         }
         Ok(Counter::Tracepoint(counters))
@@ -93,12 +94,13 @@ fn tracepoint_id() -> Option<u64> {
         .find_map(|root| fs::read_to_string(Path::new(root).join(path)).ok()?.trim().parse().ok())
 }
 
+/// A kernel counter of one thread and of all that it starts.
 #[expect(unsafe_code, reason = "perf_event_open has no wrapper")]
-fn open_counter(thread: i32, tracepoint: u64) -> io::Result<OwnedFd> {
+pub(crate) fn open_counter(thread: i32, event_type: u32, config: u64) -> io::Result<OwnedFd> {
     let attributes = PerfEventAttributes {
-        event_type: PERF_TYPE_TRACEPOINT,
+        event_type,
         size: size_of::<PerfEventAttributes>() as u32,
-        config: tracepoint,
+        config,
         flags: PERF_FLAG_INHERIT,
         ..PerfEventAttributes::default()
     };

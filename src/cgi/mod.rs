@@ -12,9 +12,10 @@
 //! - **How it runs:** without a shell and without arguments (RFC 3875 4.4 is not supported), in the directory that it
 //!   lies in, as the leader of a process group of its own. It is given the environment of [RFC 3875 4.1] and the
 //!   params, nothing else: see [`Cgi`].
-//! - **What it answers:** a head (RFC 3875 6) and a body, streamed as they come. `nph-` programs, which write HTTP
-//!   themselves, are not supported: FastCGI has no way to carry that. A `Location` that is a path, a local redirect
-//!   (6.2.2), reaches the visitor as a redirect: only the web server could do more.
+//! - **What it answers:** a head (RFC 3875 6) and a body, streamed as they come; a program that is over within 5 ms is
+//!   answered whole. Most web servers send no more of a request's body once they have the head of the answer.
+//!   `nph-` programs, which write HTTP themselves, are not supported: FastCGI has no way to carry that. A `Location`
+//!   that is a path, a local redirect (6.2.2), reaches the visitor as a redirect: only the web server could do more.
 //! - **How it ends:** when the request is aborted, or takes longer than the time limit, its process group gets SIGTERM
 //!   and two seconds later SIGKILL; when the server ends, SIGKILL. A program that has closed its output may work on
 //!   within the time limit. None is left as a zombie.

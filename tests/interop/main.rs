@@ -14,6 +14,8 @@
 //! - [`files`]: files that the web server sends for the application
 //! - [`access`]: which peers may connect
 //! - [`as_cgi`]: without FastCGI, as a CGI program
+//! - [`mounts`]: where an application sees itself mounted, whatever it is told
+//! - [`cgi`]: `ringway serve cgi:DIRECTORY`
 //!
 //! A web server that is not installed is skipped with a line that says so; `RINGWAY_REQUIRE=web` makes that a failure.
 
@@ -30,11 +32,13 @@ mod access;
 mod apache;
 mod as_cgi;
 mod caddy;
+mod cgi;
 #[cfg(feature = "http")]
 mod files;
 mod h2o;
 mod haproxy;
 mod lighttpd;
+mod mounts;
 mod nginx;
 mod pages;
 mod replayed;
@@ -59,6 +63,7 @@ fn the_table_of_the_docs_is_what_is_tested() {
         h2o::MATRIX,
         replayed::MATRIX,
         as_cgi::MATRIX,
+        cgi::MATRIX,
         spawners::MATRIX,
         systemd::MATRIX,
         supervisor::MATRIX,
