@@ -22,7 +22,7 @@
 //! # }
 //! # let router = App;
 //! ringway::serve("127.0.0.1:9000", router)?;
-//! # ringway::Result::Ok(())
+//! # Ok::<(), ringway::Error>(())
 //! ```
 //!
 //! [`Builder::service`](crate::Builder::service) mounts one beside other handlers, [`Tower`] has the options.

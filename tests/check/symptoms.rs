@@ -158,7 +158,7 @@ fn premature_end_of_script_headers() {
 
 #[test]
 fn primary_script_unknown() {
-    let Some(php) = find("php-fpm").or_else(|| find("php-fpm8.2")) else { return };
+    let Some(php) = find("php-fpm8.2") else { return };
     let folder = open_folder();
     let path = folder.path().join("php.sock");
     let shown = folder.path().display();
