@@ -1,10 +1,9 @@
 //! A program's environment: RFC 3875 4.1 and what the request says.
 
-use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
-use std::process::Command;
 
 use crate::Request;
+use crate::ring::spawn::Environment;
 
 use super::directory::Script;
 
@@ -42,19 +41,18 @@ const HARMFUL: &[&str] = &[
 ];
 const HARMFUL_BEGINNINGS: &[&str] = &["DYLD_", "LD_", "LUA_", "PERL5", "PHP_INI_", "PYTHON"];
 
-/// Gives a program its environment.
-pub(super) fn set(command: &mut Command, request: &Request, script: &Script) {
-    command.env_clear();
-    pass_on(request.params(), |name, value| {
-        command.env(name, value);
-    });
+/// The environment of a program.
+pub(super) fn of(request: &Request, script: &Script) -> Environment {
+    let mut environment = Environment::default();
+    // In order: the last of a name wins.
+    for (name, value) in request.params().iter().filter(|(name, _)| is_harmless(name)) {
+        environment.set(name, value);
+    }
     let path = request.path_info();
     let (name, path_info) = path.split_at(script.name_bytes);
-    let mut set = |name: &str, value: Option<&[u8]>| {
-        match value {
-            Some(value) => command.env(name, OsStr::from_bytes(value)),
-            None => command.env_remove(name),
-        };
+    let mut set = |name: &str, value: Option<&[u8]>| match value {
+        Some(value) => environment.set(name.as_bytes(), value),
+        None => environment.remove(name.as_bytes()),
     };
     set("PATH", Some(PATH.as_bytes()));
     // RFC 3875 4.1.4.
@@ -73,18 +71,7 @@ pub(super) fn set(command: &mut Command, request: &Request, script: &Script) {
     let length = request.stdin().length().map(|length| length.to_string());
     set("CONTENT_LENGTH", length.as_deref().map(str::as_bytes));
     set("CONTENT_TYPE", request.param("CONTENT_TYPE").filter(|value| !value.is_empty()));
-}
-
-/// The params that may be in an environment, in order: the last of a name wins.
-fn pass_on<'p>(
-    params: impl IntoIterator<Item = (&'p [u8], &'p [u8])>,
-    mut set: impl FnMut(&'p OsStr, &'p OsStr),
-) {
-    for (name, value) in params {
-        if is_harmless(name) {
-            set(OsStr::from_bytes(name), OsStr::from_bytes(value));
-        }
-    }
+    environment
 }
 
 fn is_harmless(name: &[u8]) -> bool {
@@ -111,15 +98,5 @@ mod tests {
         {
             assert!(!is_harmless(bad.as_bytes()), "{bad}");
         }
-        let mut passed = Vec::new();
-        pass_on([(&b"A"[..], &b"1"[..]), (b"LD_PRELOAD", b"x"), (b"A", b"2\xff")], |name, value| {
-            passed.push((name, value));
-        });
-        assert_eq!(
-            passed.last(),
-            Some(&(OsStr::new("A"), OsStr::from_bytes(b"2\xff"))),
-            "the last of a name"
-        );
-        assert_eq!(passed.len(), 2);
     }
 }

@@ -28,8 +28,8 @@ mod program;
 
 use std::future::Future;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::Path;
-use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -61,6 +61,8 @@ pub struct Cgi {
 #[derive(Clone, Debug)]
 struct Programs {
     directory: Directory,
+    /// The stdin of those that have none.
+    null: Arc<OwnedFd>,
     places: Arc<Semaphore>,
     /// Zero: none.
     timeout: Duration,
@@ -77,8 +79,9 @@ impl Cgi {
     pub fn new(directory: impl AsRef<Path>) -> io::Result<Cgi> {
         crate::ring::keep_descriptors();
         let directory = Directory::open(directory.as_ref())?;
-        let places = Arc::new(Semaphore::new(64));
-        Ok(Cgi { programs: Arc::new(Programs { directory, places, timeout: Duration::from_secs(60) }) })
+        let null = Arc::new(std::fs::File::open("/dev/null")?.into());
+        let (places, timeout) = (Arc::new(Semaphore::new(64)), Duration::from_secs(60));
+        Ok(Cgi { programs: Arc::new(Programs { directory, null, places, timeout }) })
     }
 
     /// How many programs may run at a time, in all workers together; further requests wait for a place, within the
@@ -113,11 +116,9 @@ impl Programs {
         };
         // A request without a body, which nearly all are, needs no pipe for it.
         let body = request.stdin().chunk().await?;
-        let mut command = Command::new(&script.path);
-        environment::set(&mut command, &request, &script);
-        command.current_dir(script.path.parent().unwrap_or(Path::new("/")));
         let name = script.path.display().to_string();
-        let mut program = match Program::start(command, &request, body, self.timeout, place) {
+        let started = Program::start(&script, &request, body, &self.null, self.timeout, place);
+        let mut program = match started {
             Ok(program) => program,
             Err(error) => return not_started(&request, &name, &error).await,
         };

@@ -7,28 +7,35 @@
 //! ```
 //!
 //! Most programs are over in milliseconds, and pipes hold 64 KiB. So at first only the end is waited for: one
-//! descriptor to watch and one wake-up for a whole answer. The child is made by posix_spawn, which copies nothing of
-//! this process.
+//! descriptor to watch and one wake-up for a whole answer.
 
+use std::ffi::CString;
 use std::fmt;
 use std::io::{self, ErrorKind, PipeReader, Read};
-use std::os::fd::OwnedFd;
-use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
 use std::pin::Pin;
-use std::process::{ExitStatus, Stdio};
+use std::process::ExitStatus;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use rustix::fs::OFlags;
 use rustix::process::{Pid, Signal, WaitOptions, kill_process_group, waitpid};
+use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::unix::pipe::Receiver;
-use tokio::process::{Child, ChildStdin, Command};
+use tokio::net::unix::pipe::{Receiver, Sender};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, Sleep};
 
+use crate::ring::signal::watch_owned;
+use crate::ring::spawn::{Started, spawn};
 use crate::{Chunk, Failure, ReadError, Request, Stderr, Stdin, Stdout};
+
+use super::directory::Script;
+use super::environment;
 
 /// How long only the end of a program is waited for, while its output gathers in the pipe.
 const SOON: Duration = Duration::from_millis(5);
@@ -95,25 +102,35 @@ pub(super) enum End {
 impl Program {
     /// Starts it. `body` is the first piece of the request's, `None` where it has none.
     pub(super) fn start(
-        mut command: std::process::Command,
+        script: &Script,
         request: &Request,
         body: Option<Chunk>,
+        null: &OwnedFd,
         timeout: Duration,
         place: OwnedSemaphorePermit,
     ) -> io::Result<Program> {
         let (stdout, its_stdout) = io::pipe()?;
         let (stderr, its_stderr) = io::pipe()?;
-        command.stdin(if body.is_some() { Stdio::piped() } else { Stdio::null() });
-        command.stdout(its_stdout).stderr(its_stderr).process_group(0);
-        let mut child = Command::from(command).spawn()?;
-        let feeding = child
-            .stdin
-            .take()
-            .zip(body)
-            .map(|(pipe, first)| -> LocalBoxFuture<_> { Box::pin(feed(request.stdin(), first, pipe)) });
+        let input = body.map(|first| io::pipe().map(|ends| (first, ends))).transpose()?;
+        let its_stdin = input.as_ref().map_or(null.as_fd(), |(_, (pipe, _))| pipe.as_fd());
+        let started = spawn(
+            &c_string(&script.path)?,
+            &environment::of(request, script),
+            &c_string(script.path.parent().unwrap_or(Path::new("/")))?,
+            [its_stdin, its_stdout.as_fd(), its_stderr.as_fd()],
+        )?;
+        let group = Group::of(started, place)?;
+        let feeding = match input {
+            None => None,
+            Some((first, (_, pipe))) => {
+                let pipe = Sender::from_owned_fd(OwnedFd::from(pipe))?;
+                let feeding: LocalBoxFuture<_> = Box::pin(feed(request.stdin(), first, pipe));
+                Some(feeding)
+            }
+        };
         let deadline = (!timeout.is_zero()).then(|| Box::pin(tokio::time::sleep(timeout)));
         Ok(Program {
-            group: Some(Group::of(child, place)),
+            group: Some(group),
             stdout: Output::Quiet(stdout),
             stderr: Some(stderr),
             log: request.stderr(),
@@ -306,7 +323,7 @@ impl fmt::Display for End {
 }
 
 /// The request's body into the program. What it does not read is thrown away, so that nobody waits for it.
-async fn feed(mut body: Stdin, first: Chunk, pipe: ChildStdin) -> Result<(), ReadError> {
+async fn feed(mut body: Stdin, first: Chunk, pipe: Sender) -> Result<(), ReadError> {
     let mut pipe = Some(pipe);
     let mut next = Some(first);
     while let Some(chunk) = next {
@@ -362,23 +379,34 @@ fn printable(line: &[u8]) -> Vec<u8> {
 
 /// A process and those that it has started. Dropping it kills them unless it has ended by itself.
 struct Group {
-    child: Child,
-    leader: Option<Pid>,
+    leader: Pid,
+    pidfd: AsyncFd<OwnedFd>,
     is_over: bool,
     /// Among those that may run at a time.
     _place: OwnedSemaphorePermit,
 }
 
 impl Group {
-    fn of(child: Child, place: OwnedSemaphorePermit) -> Group {
-        let leader = child.id().and_then(|id| Pid::from_raw(id as i32));
-        Group { child, leader, is_over: false, _place: place }
+    fn of(started: Started, place: OwnedSemaphorePermit) -> io::Result<Group> {
+        let Started { pid: leader, pidfd } = started;
+        match watch_owned(pidfd) {
+            Ok(pidfd) => Ok(Group { leader, pidfd, is_over: false, _place: place }),
+            Err(error) => {
+                end_now(leader);
+                Err(error)
+            }
+        }
     }
 
     async fn wait(&mut self) -> io::Result<ExitStatus> {
-        let status = self.child.wait().await;
-        self.is_over = true;
-        status
+        loop {
+            let mut readable = self.pidfd.readable().await?;
+            if let Some((_, status)) = waitpid(Some(self.leader), WaitOptions::NOHANG)? {
+                self.is_over = true;
+                return Ok(ExitStatus::from_raw(status.as_raw()));
+            }
+            readable.clear_ready();
+        }
     }
 
     /// Sees to it that it ends, at the latest from `end` on, and is waited for.
@@ -412,21 +440,28 @@ impl Group {
     }
 
     fn signal(&self, signal: Signal) {
-        if let Some(leader) = self.leader {
-            // All of them may have ended.
-            let _ = kill_process_group(leader, signal);
-        }
+        // All of them may have ended.
+        let _ = kill_process_group(self.leader, signal);
     }
 }
 
 impl Drop for Group {
     fn drop(&mut self) {
         if !self.is_over {
-            self.signal(Signal::KILL);
-            // It does not take long now, and nobody else will do it.
-            let _ = self.leader.map(|leader| waitpid(Some(leader), WaitOptions::empty()));
+            end_now(self.leader);
         }
     }
+}
+
+/// Kills a process that was not waited for, and its group, and waits for it: it does not take long now, and nobody
+/// else will do it.
+fn end_now(leader: Pid) {
+    let _ = kill_process_group(leader, Signal::KILL);
+    let _ = waitpid(Some(leader), WaitOptions::empty());
+}
+
+fn c_string(path: &Path) -> io::Result<CString> {
+    Ok(CString::new(path.as_os_str().as_bytes())?)
 }
 
 #[cfg(test)]

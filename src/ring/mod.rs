@@ -26,6 +26,8 @@ mod probe;
 pub(crate) mod signal;
 mod sim;
 mod socket;
+#[cfg(feature = "cgi")]
+pub(crate) mod spawn;
 mod standard;
 mod uring;
 
