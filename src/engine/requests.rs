@@ -595,8 +595,11 @@ impl Requests {
     ) {
         if !ending.complete && peer.connection.active() == 1 {
             // The peer must not take the answer for complete, and only a connection that just ends says so to every
-            // web server: END_REQUEST with an app status is read by none of them.
+            // web server: END_REQUEST with an app status is read by none of them. nginx takes even that for the end
+            // of an answer without a length, on connections that are not kept; what it cannot bear is a management
+            // record. Everybody else passes over one that says nothing.
             peer.is_truncated = true;
+            encoder::get_values_result(peer.output.block_mut(), []);
             return self.drop_request(peer, request, None);
         }
         let out = peer.output.block_mut();

@@ -488,6 +488,10 @@ impl Peer {
     }
 
     fn judge(&mut self, Record { record_type, id, content }: Record) {
+        if (record_type, id, content.is_empty()) == (RecordType::GetValuesResult, 0, true) {
+            // Nobody asked: it tells that an answer has broken off.
+            return;
+        }
         let answer = self.answers.get_mut(&id).filter(|answer| answer.protocol_status.is_none());
         let answer =
             answer.unwrap_or_else(|| panic!("{record_type:?} for id {id}, which has ended or never began"));
