@@ -9,7 +9,7 @@ FEATURES = cli,http
 
 # What the tests start or build against.
 PACKAGES = nginx-light haproxy libfcgi-dev libfcgi-bin spawn-fcgi curl apache2 libapache2-mod-fcgid lighttpd \
-           caddy h2o supervisor systemd php-fpm uwsgi-core fcgiwrap
+           caddy h2o supervisor systemd php-fpm uwsgi-core fcgiwrap golang-go gcc libc6-dev
 
 .PHONY: run test bench packages format lint unit docs
 
@@ -43,5 +43,5 @@ docs:
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --no-deps --features $(FEATURES)
 
 bench:
-	$(CARGO) bench
+	$(CARGO) bench --features http,mimalloc
 	$(MAKE) -C loadtest compare

@@ -22,6 +22,23 @@ pub struct Exchange {
     pub answer: Answer,
 }
 
+impl Exchange {
+    /// Sends `stdin` and its end while the answer comes, and gives that whole: at most `bytes_max` of it. An
+    /// application may answer without having read all. What a Filter reads as data is to be sent before.
+    pub async fn complete(self, stdin: &[u8], bytes_max: usize) -> Result<Complete, Error> {
+        let Exchange { stdin: mut upload, data: _data, answer } = self;
+        let send = async {
+            upload.write(stdin).await?;
+            upload.end().await
+        };
+        let (sent, complete) = tokio::join!(send, answer.complete(bytes_max));
+        match (sent, complete) {
+            (Err(error), Ok(_)) if !matches!(error, Error::Ended) => Err(error),
+            (_, complete) => complete,
+        }
+    }
+}
+
 /// A stream to the application. It ends by [`Upload::end`] alone: dropping it leaves the request incomplete.
 #[derive(Debug)]
 pub struct Upload {

@@ -283,7 +283,12 @@ impl Headers {
         match self {
             Headers::Pairs(pairs) => pairs.push((name, value)),
             #[cfg(feature = "http")]
-            Headers::Lines(lines) => lines.push(&name, &value),
+            Headers::Lines(lines) => {
+                lines.has_location |= is_header(&name, "Location");
+                lines.has_content_type |= is_header(&name, "Content-Type");
+                lines.has_content_length |= is_header(&name, "Content-Length");
+                lines.push(&name, &value);
+            }
         }
     }
 }
@@ -300,11 +305,8 @@ pub(crate) struct HeaderLines {
 
 #[cfg(feature = "http")]
 impl HeaderLines {
-    /// Appends a line.
+    /// Appends a line. Of the three headers that the head of an answer depends on the caller notes that they are there.
     pub(crate) fn push(&mut self, name: &str, value: &[u8]) {
-        self.has_location |= is_header(name, "Location");
-        self.has_content_type |= is_header(name, "Content-Type");
-        self.has_content_length |= is_header(name, "Content-Length");
         write_line(&mut self.bytes, name, value);
     }
 }

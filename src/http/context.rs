@@ -138,20 +138,20 @@ impl Ending {
         Ending { request, stdin, outcome: Outcome::GivenUp }
     }
 
-    /// Waits for `future`, which may read the request's body.
-    pub(super) async fn while_pumping<F: Future>(&mut self, future: F) -> F::Output {
-        let mut future = pin!(future);
-        std::future::poll_fn(|cx| {
-            loop {
-                if let Poll::Ready(output) = future.as_mut().poll(cx) {
-                    return Poll::Ready(output);
-                }
-                if !self.pump(cx) {
-                    return Poll::Pending;
-                }
+    /// Polls what may read the request's body.
+    pub(super) fn poll_pumping<T>(
+        &mut self,
+        cx: &mut Context<'_>,
+        mut poll: impl FnMut(&mut Context<'_>) -> Poll<T>,
+    ) -> Poll<T> {
+        loop {
+            if let Poll::Ready(output) = poll(cx) {
+                return Poll::Ready(output);
             }
-        })
-        .await
+            if !self.pump(cx) {
+                return Poll::Pending;
+            }
+        }
     }
 
     /// Moves a chunk of stdin, if the body wants one. Returns whether what reads it should be polled again at once.

@@ -51,7 +51,8 @@
 //! # What becomes of its answer
 //!
 //! A body whose length is known and at most 16 KiB goes out with its head; a longer one follows as it comes, and is
-//! flushed whenever it has nothing more for the moment. A body that fails, or is longer or shorter than its
+//! flushed whenever it has nothing more for the moment; server-sent events carry `X-Accel-Buffering: no`, so that nginx
+//! passes them on one by one. A body that fails, or is longer or shorter than its
 //! `Content-Length`, ends the request visibly incomplete, with a non-zero app status. Trailers have no place in a CGI
 //! response and are dropped. A [`File`] among the answer's extensions takes the place of its
 //! body and status. An error of the service itself is a [`Failure`](crate::Failure): 500, with its text in
@@ -67,7 +68,10 @@ mod worker;
 
 use std::error::Error;
 use std::fmt;
-use std::sync::Mutex;
+use std::future::poll_fn;
+use std::pin::pin;
+use std::sync::{Arc, Mutex};
+use std::task::Context;
 use std::time::Duration;
 
 use http_body::Body as HttpBody;
@@ -76,7 +80,7 @@ use tower_service::Service;
 use crate::handler::{Failure, File, Request, Responder, Response};
 use crate::server::{Builder, Server};
 
-use self::context::Ending;
+use self::response::{Plan, Whole};
 use self::worker::{Instances, NotReady};
 
 pub use self::body::Body;
@@ -129,7 +133,7 @@ pub struct Tower<S> {
     make: Make<S>,
     instances: Instances,
     ready_timeout: Duration,
-    extensions: Vec<Extend>,
+    extend: Arc<Vec<Extend>>,
 }
 
 impl<S: 'static> Tower<S> {
@@ -149,7 +153,7 @@ impl<S: 'static> Tower<S> {
             make: Box::new(make),
             instances: Instances::default(),
             ready_timeout: READY_TIMEOUT,
-            extensions: Vec::new(),
+            extend: Arc::default(),
         }
     }
 
@@ -166,7 +170,8 @@ impl<S: 'static> Tower<S> {
     where
         T: Clone + Send + Sync + 'static,
     {
-        self.extensions.push(Box::new(move |request, extensions| {
+        let extend = Arc::get_mut(&mut self.extend).expect("workers share it once requests come");
+        extend.push(Box::new(move |request, extensions| {
             if let Some(value) = make(request) {
                 extensions.insert(value);
             }
@@ -193,36 +198,51 @@ where
     }
 
     fn respond(&self, request: Request) -> impl Future<Output = Response> + 'static {
-        let instance = self.instances.of_this_worker(&self.make);
+        let instance = self.instances.of_this_worker(|| (self.make)(), &self.extend);
         let limit = self.ready_timeout;
-        let built = request::build(&request).map(|(mut request, fastcgi)| {
-            for extend in &self.extensions {
-                extend(&fastcgi, request.extensions_mut());
-            }
-            (request, fastcgi)
-        });
+        // A request is some hundred bytes: it is made where it stays until it is called with.
         async move {
-            let (http_request, fastcgi) = match built {
+            let (http_request, mut ending) = match request::build(&request, instance.extend()) {
                 Ok(built) => built,
                 Err(refused) => return Response::failure(refused),
             };
             let is_head = http_request.method() == http::Method::HEAD;
-            let mut ending = Ending::of(fastcgi, request.stdin());
             if let Err(not_ready) = instance.ready(limit).await {
                 return refuse(not_ready);
             }
-            let answer = instance.call(http_request);
-            match ending.while_pumping(answer).await {
-                Ok(mut answer) => match answer.extensions_mut().remove::<File>() {
-                    Some(file) => {
-                        ending.answered();
-                        response::with_file(answer.headers(), file, &request).await
-                    }
-                    None => response::send(answer, is_head, ending).await,
-                },
-                Err(error) => {
+            let answer = {
+                let mut answer = pin!(instance.call(http_request));
+                poll_fn(|cx| ending.poll_pumping(cx, |cx| answer.as_mut().poll(cx))).await
+            };
+            let mut answer = match answer {
+                Ok(answer) => answer,
+                Err(error) => return Response::failure(Failure::of(&*error.into())),
+            };
+            if let Some(file) = answer.extensions_mut().remove::<File>() {
+                ending.answered();
+                return response::with_file(answer.headers(), file, &request).await;
+            }
+            match response::plan(&answer, is_head) {
+                Plan::Refuse(failure) => Response::failure(failure),
+                Plan::Bare(response) => {
                     ending.answered();
-                    Response::failure(Failure::of(&*error.into()))
+                    response
+                }
+                Plan::Whole { response, length } => {
+                    let (mut body, mut whole) = (pin!(answer.into_body()), Whole::of(length));
+                    let poll =
+                        |cx: &mut Context<'_>| ending.poll_pumping(cx, |cx| whole.poll(body.as_mut(), cx));
+                    match poll_fn(poll).await {
+                        Ok(bytes) => {
+                            ending.answered();
+                            response.body(bytes)
+                        }
+                        Err(failure) => Response::failure(failure),
+                    }
+                }
+                Plan::Stream { response, length } => {
+                    let body = answer.into_body();
+                    response.stream(move |stdout| response::stream(stdout, body, length, ending))
                 }
             }
         }

@@ -6,25 +6,31 @@ use http::{Method, Version};
 
 use crate::handler::{Failure, Params, Request};
 use crate::proto::WellKnown;
+use crate::proto::params::take_pair;
 
+use super::Extend;
 use super::body::Body;
-use super::context::FastCgi;
+use super::context::{Ending, FastCgi};
 use super::names;
-use super::uri::{self, Bad, Cut};
+use super::uri::{self, Bad};
 
-/// Room for the headers of most requests without growing: a browser behind a proxy sends 15 to 20.
-const HEADERS_USUAL: usize = 24;
+/// Params that are no headers: nginx sends 20, others up to 30.
+const NO_HEADERS_MIN: usize = 16;
+
+/// Room for headers that is made at once. More come as they come.
+const HEADERS_MAX: usize = 96;
 
 /// Makes the request that a service is given. A failure has the status to answer with.
-pub(super) fn build(request: &Request) -> Result<(http::Request<Body>, FastCgi), Failure> {
+pub(super) fn build(request: &Request, extend: &[Extend]) -> Result<(http::Request<Body>, Ending), Failure> {
     let fastcgi = FastCgi::of(request);
     // From here on all are views of the same bytes, which the request keeps.
     let params = fastcgi.params();
     let bytes = params.clone().into_bytes().into_bytes();
     let method = method(params)?;
     let version = version(params);
-    let cut = Cut { script_name: fastcgi.script_name(), path_info: &request.path_info() };
-    let uri = uri::below(params, cut, &bytes).map_err(|bad| refuse_uri(bad, params))?;
+    let path_info = || request.path_info();
+    let uri = uri::below(params, fastcgi.script_name(), path_info, &bytes)
+        .map_err(|bad| refuse_uri(bad, params))?;
     let (headers, has_encoding) = headers(params, &bytes)?;
     let body = match content_length(params)? {
         Some(0) => Body::empty(),
@@ -42,7 +48,8 @@ pub(super) fn build(request: &Request) -> Result<(http::Request<Body>, FastCgi),
     *built.version_mut() = version;
     *built.headers_mut() = headers;
     built.extensions_mut().insert(fastcgi.clone());
-    Ok((built, fastcgi))
+    extend.iter().for_each(|extend| extend(&fastcgi, built.extensions_mut()));
+    Ok((built, Ending::of(fastcgi, request.stdin())))
 }
 
 fn method(params: &Params) -> Result<Method, Failure> {
@@ -64,9 +71,10 @@ fn version(params: &Params) -> Version {
 
 /// The headers, and whether there was a transfer encoding among them.
 fn headers(params: &Params, bytes: &Bytes) -> Result<(HeaderMap, bool), Failure> {
-    let mut headers = HeaderMap::with_capacity(HEADERS_USUAL);
+    let mut headers = HeaderMap::with_capacity(params.len().saturating_sub(NO_HEADERS_MIN).min(HEADERS_MAX));
     let mut has_encoding = false;
-    for (name, value) in params {
+    let mut rest = params.as_bytes();
+    while let Some((name, value)) = next_pair(&mut rest) {
         let Some(upper) = name.strip_prefix(b"HTTP_") else { continue };
         match upper {
             // The first could be taken for a setting (CVE-2016-5385), the others come without the prefix.
@@ -89,6 +97,19 @@ fn headers(params: &Params, bytes: &Bytes) -> Result<(HeaderMap, bool), Failure>
         }
     }
     Ok((headers, has_encoding))
+}
+
+/// As `take_pair`, with one look at both lengths, which nearly always are short. The pairs have been checked.
+#[inline]
+fn next_pair<'p>(rest: &mut &'p [u8]) -> Option<(&'p [u8], &'p [u8])> {
+    if let Some((&[name_length, value_length], after)) = rest.split_first_chunk()
+        && name_length | value_length < 0x80
+    {
+        let (pair, after) = after.split_at_checked(usize::from(name_length) + usize::from(value_length))?;
+        *rest = after;
+        return Some(pair.split_at(usize::from(name_length)));
+    }
+    take_pair(rest)
 }
 
 fn insert(

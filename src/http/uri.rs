@@ -1,5 +1,7 @@
 //! The URI of a request: what the visitor asked for, and what of it lies below a mount.
 
+use std::borrow::Cow;
+
 use bytes::Bytes;
 use http::Uri;
 use http::uri::{Authority, PathAndQuery, Scheme};
@@ -38,25 +40,26 @@ pub(super) enum Bad {
     Host,
 }
 
-/// A request's path, decoded, as the engine cut it.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Cut<'p> {
-    /// What leads to the application; the URI does not have it.
-    pub(super) script_name: &'p [u8],
-    /// The application's own part.
-    pub(super) path_info: &'p [u8],
-}
-
 /// The URI as the visitor asked for it.
 pub(super) fn original(params: &Params) -> Result<Uri, Bad> {
     let (front, back) = sent(params);
-    let path = [front, back].concat();
-    below(params, Cut { script_name: b"", path_info: &path }, &params.clone().into_bytes().into_bytes())
+    let path = || Cow::Owned([front, back].concat());
+    below(params, b"", path, &params.clone().into_bytes().into_bytes())
 }
 
-/// The URI below the script name. `bytes` are those of the params; what can be is a view of them.
-pub(super) fn below(params: &Params, cut: Cut<'_>, bytes: &Bytes) -> Result<Uri, Bad> {
-    let path_and_query = target(params, cut, bytes).ok_or(Bad::Target)?;
+/// The URI below the script name. `path_info` gives the rest of the path, decoded as the script name is; `bytes` are
+/// those of the params, and what can be is a view of them.
+pub(super) fn below<'p>(
+    params: &Params,
+    script_name: &[u8],
+    path_info: impl FnOnce() -> Cow<'p, [u8]>,
+    bytes: &Bytes,
+) -> Result<Uri, Bad> {
+    let path_and_query = match target(params, script_name, bytes) {
+        Target::Asked(asked) => asked,
+        Target::Rewritten => rebuilt(params, &path_info()),
+    };
+    let path_and_query = path_and_query.ok_or(Bad::Target)?;
     let host = match params.well_known(WellKnown::HttpHost) {
         Some(host) if !host.is_empty() && path_and_query.path() != "*" => host,
         _ => return Ok(Uri::from(path_and_query)),
@@ -81,18 +84,24 @@ fn scheme(params: &Params) -> Scheme {
     if is_https { Scheme::HTTPS } else { Scheme::HTTP }
 }
 
-fn target(params: &Params, cut: Cut<'_>, bytes: &Bytes) -> Option<PathAndQuery> {
+/// Where path and query come from.
+enum Target {
+    /// REQUEST_URI; `None` where it cannot be.
+    Asked(Option<PathAndQuery>),
+    /// The web server's own path.
+    Rewritten,
+}
+
+fn target(params: &Params, script_name: &[u8], bytes: &Bytes) -> Target {
     let asked = origin_form(params.well_known(WellKnown::RequestUri).unwrap_or_default());
     let path = &asked[..memchr::memchr(b'?', asked).unwrap_or(asked.len())];
     match path {
-        b"" => return rebuilt(params, cut),
+        b"" => return Target::Rewritten,
         b"*" | [b'/', ..] => {}
-        _ => return None,
+        _ => return Target::Asked(None),
     }
-    let Some(rest) = rest_below(path, cut.script_name) else {
-        // The web server rewrote the path: the script name is that of what it made of it.
-        return rebuilt(params, cut);
-    };
+    // A script name that the path does not have is that of what the web server made of it.
+    let Some(rest) = rest_below(path, script_name) else { return Target::Rewritten };
     let known = match rest {
         b"" => PathAndQuery::try_from([b"/", &asked[path.len()..]].concat()).ok(),
         rest => PathAndQuery::from_maybe_shared(bytes.slice_ref(&asked[path.len() - rest.len()..])).ok(),
@@ -102,10 +111,10 @@ fn target(params: &Params, cut: Cut<'_>, bytes: &Bytes) -> Option<PathAndQuery> 
     if known.is_none() || memchr::memchr(b'%', rest).is_some() {
         let (front, back) = sent(params);
         if path.strip_prefix(front) == Some(back) {
-            return rebuilt(params, cut);
+            return Target::Rewritten;
         }
     }
-    known
+    Target::Asked(known)
 }
 
 /// `SCRIPT_NAME` and `PATH_INFO` as they came: together the decoded path.
@@ -115,8 +124,8 @@ fn sent(params: &Params) -> (&[u8], &[u8]) {
 }
 
 /// Path and query of what the web server decoded.
-fn rebuilt(params: &Params, cut: Cut<'_>) -> Option<PathAndQuery> {
-    let mut text = percent_encode(cut.path_info, ESCAPED).to_string().into_bytes();
+fn rebuilt(params: &Params, path_info: &[u8]) -> Option<PathAndQuery> {
+    let mut text = percent_encode(path_info, ESCAPED).to_string().into_bytes();
     if text.first() != Some(&b'/') {
         text.insert(0, b'/');
     }
@@ -188,8 +197,9 @@ mod tests {
 
     fn uri(cut: [&str; 2], pairs: &[(&str, &[u8])]) -> Result<String, Bad> {
         let params = params(pairs);
-        let cut = Cut { script_name: cut[0].as_bytes(), path_info: cut[1].as_bytes() };
-        below(&params, cut, &params.clone().into_bytes().into_bytes()).map(|uri| uri.to_string())
+        let path_info = || cut[1].as_bytes().into();
+        let bytes = params.clone().into_bytes().into_bytes();
+        below(&params, cut[0].as_bytes(), path_info, &bytes).map(|uri| uri.to_string())
     }
 
     fn below_app(request_uri: &str, path_info: &str) -> Result<String, Bad> {

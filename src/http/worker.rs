@@ -10,6 +10,8 @@ use std::time::Duration;
 
 use tower_service::Service;
 
+use super::Extend;
+
 /// Instances, and whose they are.
 type Owned = Vec<(Weak<()>, Rc<dyn Any>)>;
 
@@ -27,7 +29,11 @@ pub(super) struct Instances {
 
 impl Instances {
     /// This worker's instance; made when it is asked for first.
-    pub(super) fn of_this_worker<S: 'static>(&self, make: &dyn Fn() -> S) -> Rc<Instance<S>> {
+    pub(super) fn of_this_worker<S: 'static>(
+        &self,
+        make: impl FnOnce() -> S,
+        extend: &Arc<Vec<Extend>>,
+    ) -> Rc<Instance<S>> {
         let known = INSTANCES.with_borrow(|instances| {
             let mut instances = instances.iter();
             let known =
@@ -35,7 +41,11 @@ impl Instances {
             Rc::clone(&known.1).downcast().ok()
         });
         known.unwrap_or_else(|| {
-            let made = Rc::new(Instance { service: RefCell::new(make()), queue: RefCell::default() });
+            let made = Rc::new(Instance {
+                service: RefCell::new(make()),
+                queue: RefCell::default(),
+                extend: extend.clone(),
+            });
             let forgotten = INSTANCES.with_borrow_mut(|instances| {
                 let withdrawn = |owner: &Weak<()>| owner.strong_count() == 0;
                 let forgotten: Vec<_> = instances.extract_if(.., |(owner, _)| withdrawn(owner)).collect();
@@ -53,6 +63,7 @@ impl Instances {
 pub(super) struct Instance<S> {
     service: RefCell<S>,
     queue: RefCell<Queue>,
+    extend: Arc<Vec<Extend>>,
 }
 
 /// Requests that wait for the service to be ready, oldest first. The first one asks the service, which knows one waker
@@ -77,18 +88,40 @@ pub(super) enum NotReady<E> {
 }
 
 impl<S> Instance<S> {
+    /// What gives requests more extensions.
+    pub(super) fn extend(&self) -> &[Extend] {
+        &self.extend
+    }
+
     /// Waits until the service takes a request; the next [`Instance::call`] must follow without waiting.
-    pub(super) async fn ready<R>(self: &Rc<Self>, limit: Duration) -> Result<(), NotReady<S::Error>>
+    pub(super) async fn ready<R>(&self, limit: Duration) -> Result<(), NotReady<S::Error>>
+    where
+        S: Service<R>,
+    {
+        let at_once = std::future::poll_fn(|cx| Poll::Ready(self.poll_without_queue(cx))).await;
+        match at_once {
+            Poll::Ready(ready) => ready.map_err(NotReady::Failed),
+            // Boxed, for it is large and few have to wait.
+            Poll::Pending => Box::pin(self.ready_in_turn(limit)).await,
+        }
+    }
+
+    fn poll_without_queue<R>(&self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>>
+    where
+        S: Service<R>,
+    {
+        match self.queue.borrow().waiting.is_empty() {
+            true => self.service.borrow_mut().poll_ready(cx),
+            false => Poll::Pending,
+        }
+    }
+
+    async fn ready_in_turn<R>(&self, limit: Duration) -> Result<(), NotReady<S::Error>>
     where
         S: Service<R>,
     {
         let mut turn = Turn { instance: self, ticket: None };
-        // The timer is only for those who wait.
-        let at_once = std::future::poll_fn(|cx| Poll::Ready(turn.poll(cx))).await;
-        let ready = match at_once {
-            Poll::Ready(ready) => Ok(ready),
-            Poll::Pending => tokio::time::timeout(limit, std::future::poll_fn(|cx| turn.poll(cx))).await,
-        };
+        let ready = tokio::time::timeout(limit, std::future::poll_fn(|cx| turn.poll(cx))).await;
         ready.map_err(|_| NotReady::Late(limit))?.map_err(NotReady::Failed)
     }
 

@@ -130,7 +130,7 @@ fn a_stream_is_flushed_while_it_waits(driver: Driver) {
     let mut peer = served.connect();
     peer.ask(&Ask::get("/"));
     // The head comes before there is any body.
-    let head = "content-type: text/event-stream\r\n\r\n";
+    let head = "X-Accel-Buffering: no\r\ncontent-type: text/event-stream\r\n\r\n";
     peer.read_stdout(1, head.len());
     assert_eq!(peer.so_far(1).stdout, head.as_bytes());
     for (index, event) in ["data: 1\n\n", "data: 2\n\n"].into_iter().enumerate() {

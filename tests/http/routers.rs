@@ -8,7 +8,7 @@ use axum::routing::{get, post};
 use axum::{Router, body::Body as AxumBody};
 use futures_util::{Stream, StreamExt, stream};
 use ringway::Driver;
-use ringway::client::{Client, Complete, Part, Request};
+use ringway::client::{Client, Complete, HeadParser, Part, Request};
 use serde::{Deserialize, Serialize};
 
 use crate::peer::Peer;
@@ -79,18 +79,11 @@ fn fetch(served: &Served, request: Request, body: Vec<u8>) -> (u16, Complete) {
     runtime.block_on(async {
         let address = served.address.parse().expect("an address");
         let client = Client::connect(&address).await.expect("the server listens");
-        let mut exchange =
-            client.begin(&request.content_length(body.len() as u64)).expect("an open connection");
-        let send = async {
-            // An application may answer without reading all of it.
-            let _ = exchange.stdin.write(&body).await;
-            let _ = exchange.stdin.end().await;
-        };
-        let read = async {
-            let head = exchange.answer.head().await.expect("a head");
-            (head.status, exchange.answer.complete(usize::MAX).await.expect("an end"))
-        };
-        tokio::join!(send, read).1
+        let exchange = client.begin(&request.content_length(body.len() as u64)).expect("it is open");
+        let mut complete = exchange.complete(&body, usize::MAX).await.expect("an end");
+        let head = HeadParser::default().push(&complete.stdout).expect("a good head").expect("a whole one");
+        complete.stdout = head.1.to_vec();
+        (head.0.status, complete)
     })
 }
 

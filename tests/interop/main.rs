@@ -8,10 +8,12 @@
 //! - [`systemd`], [`supervisor`]: who starts processes and keeps them running
 //! - [`support::conf`]: `ringway conf` configures the web servers; [`support::matrix`]: what they show is the
 //!   table in `docs/deployment.md`
+//! - `tower`: an axum router behind nginx (feature `http`)
 //! - [`starts`]: how a process comes to its socket, and how it is replaced while a web server sends requests
 //! - [`spawners`]: the programs that hand it a socket: spawn-fcgi, systemd
 //! - [`spawned`]: what the processes around it do to it: descriptors, signals
 //! - [`files`]: files that the web server sends for the application
+//! - [`client`]: our own client before PHP-FPM, libfcgi and Go
 //! - [`access`]: which peers may connect
 //! - [`as_cgi`]: without FastCGI, as a CGI program
 //! - [`mounts`]: where an application sees itself mounted, whatever it is told
@@ -33,6 +35,7 @@ mod apache;
 mod as_cgi;
 mod caddy;
 mod cgi;
+mod client;
 #[cfg(feature = "http")]
 mod files;
 mod h2o;
@@ -48,6 +51,8 @@ mod stand;
 mod starts;
 mod supervisor;
 mod systemd;
+#[cfg(feature = "http")]
+mod tower;
 
 /// The table in `docs/deployment.md` has a row for each way that is tested; `UPDATE_DOCS=1` writes it.
 #[test]
