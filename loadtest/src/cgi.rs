@@ -47,7 +47,8 @@ pub struct Measured {
     pub ratio: Spread,
 }
 
-/// How much less a request must cost here than with fcgiwrap, by the median of the rounds.
+/// How much less a request of the smallest program must cost here than with fcgiwrap, by the median of the rounds. Of
+/// the others the program itself is the larger part, and the same on both sides.
 pub const RATIO_MIN: f64 = 1.3;
 
 /// A program's name, and its text or what it is compiled from.

@@ -125,7 +125,7 @@ struct Cgi {
     /// The core that the requests come from
     #[arg(long, default_value_t = 1)]
     generator_core: usize,
-    /// Exit with 1 where a program costs too much
+    /// Exit with 1 where the smallest program costs too much
     #[arg(long)]
     check: bool,
 }
@@ -214,7 +214,7 @@ impl Cgi {
         }
         .run()?;
         print!("{}", cgi::markdown(&measured));
-        let is_missed = measured.iter().any(|measured| measured.ratio.median < cgi::RATIO_MIN);
+        let is_missed = measured.first().is_none_or(|least| least.ratio.median < cgi::RATIO_MIN);
         Ok(if self.check && is_missed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
     }
 }

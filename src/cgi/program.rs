@@ -23,6 +23,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use rustix::fs::OFlags;
+use rustix::io::Errno;
 use rustix::process::{Pid, Signal, WaitOptions, kill_process_group, waitpid};
 use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -401,11 +402,19 @@ impl Group {
     async fn wait(&mut self) -> io::Result<ExitStatus> {
         loop {
             let mut readable = self.pidfd.readable().await?;
-            if let Some((_, status)) = waitpid(Some(self.leader), WaitOptions::NOHANG)? {
-                self.is_over = true;
-                return Ok(ExitStatus::from_raw(status.as_raw()));
+            match waitpid(Some(self.leader), WaitOptions::NOHANG) {
+                Ok(None) => readable.clear_ready(),
+                Ok(Some((_, status))) => {
+                    self.is_over = true;
+                    return Ok(ExitStatus::from_raw(status.as_raw()));
+                }
+                // Whoever started this process has it ignore SIGCHLD: nobody can know how its children end.
+                Err(Errno::CHILD) => {
+                    self.is_over = true;
+                    return Ok(ExitStatus::default());
+                }
+                Err(error) => return Err(error.into()),
             }
-            readable.clear_ready();
         }
     }
 

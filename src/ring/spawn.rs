@@ -212,8 +212,9 @@ fn all_signals() -> libc::sigset_t {
     signals
 }
 
-/// The signals that this process catches, as of the first program, and SIGPIPE, which Rust ignores: a disposition to
-/// ignore would be inherited. A handler must not run in a child that is about to execute a program.
+/// The signals that this process catches, as of the first program: a handler must not run in a child that is about to
+/// execute a program. And two that programs do not expect to be ignored, which would be inherited: SIGPIPE, as Rust has
+/// it, and SIGCHLD, as some spawners do.
 fn caught() -> &'static [c_int] {
     static CAUGHT: OnceLock<Vec<c_int>> = OnceLock::new();
     CAUGHT.get_or_init(|| (1..=libc::SIGRTMAX()).filter(|signal| is_reset(*signal)).collect())
@@ -224,7 +225,8 @@ fn is_reset(signal: c_int) -> bool {
     let mut now: libc::sigaction = unsafe { std::mem::zeroed() };
     // SAFETY: writes one disposition; nothing is changed. Numbers that are no signals are refused.
     let known = unsafe { libc::sigaction(signal, ptr::null(), &raw mut now) } == 0;
-    known && (signal == libc::SIGPIPE || !matches!(now.sa_sigaction, libc::SIG_DFL | libc::SIG_IGN))
+    let is_usual = matches!(signal, libc::SIGPIPE | libc::SIGCHLD);
+    known && (is_usual || !matches!(now.sa_sigaction, libc::SIG_DFL | libc::SIG_IGN))
 }
 
 #[cfg(test)]

@@ -59,7 +59,9 @@ impl Stand {
             write(&programs.join("data.txt"), "not for visitors\n", 0o644);
             let address = format!("unix:{}", folder.path().join("socket").display());
             let prefix = if mount.is_empty() { "/" } else { mount };
-            let mut command = Command::new(env!("CARGO_BIN_EXE_ringway"));
+            // Some spawners ignore SIGCHLD, and so do those that they start.
+            let mut command = Command::new("sh");
+            command.args(["-c", "trap '' CHLD; exec \"$@\"", "sh", env!("CARGO_BIN_EXE_ringway")]);
             command.arg("serve").arg(format!("cgi:{}", programs.display()));
             command.args([
                 "--listen",
