@@ -44,4 +44,7 @@ docs:
 
 bench:
 	$(CARGO) bench --features http,mimalloc
-	$(MAKE) -C loadtest compare
+	$(CARGO) build --release --workspace --features $(FEATURES)
+	target/release/ringway-loadtest compare --ringway target/release/ringway
+	target/release/ringway-loadtest cgi --ringway target/release/ringway
+	target/release/ringway-loadtest axum

@@ -1,4 +1,4 @@
-//! The command line: `run` loads one address, `compare` starts all servers and compares them.
+//! The command line: `run` loads one address, the others start servers and compare them.
 
 use std::fs;
 use std::path::PathBuf;
@@ -14,7 +14,7 @@ use crate::contender::Programs;
 use crate::load::{self, Pace, Plan, Shape};
 use crate::process::{self, Cores};
 use crate::syscalls::Counter;
-use crate::{cgi, report, targets};
+use crate::{axum, cgi, report, targets};
 
 /// Loads FastCGI servers with requests as nginx sends them, verifies every answer, and measures the server.
 #[derive(Parser)]
@@ -29,6 +29,7 @@ enum Command {
     Run(Run),
     Compare(Compare),
     Cgi(Cgi),
+    Axum(Axum),
 }
 
 /// Loads one server that is already there and serves the probe's `hello`
@@ -130,12 +131,33 @@ struct Cgi {
     check: bool,
 }
 
+/// Runs one axum router behind nginx, on Ringway and on hyper, prints Markdown
+#[derive(Args)]
+struct Axum {
+    /// Rounds of each
+    #[arg(long, default_value_t = 9)]
+    rounds: usize,
+    /// Seconds of wrk in one round
+    #[arg(long, default_value_t = 2)]
+    seconds: u32,
+    /// The application's core
+    #[arg(long, default_value_t = 0)]
+    server_core: usize,
+    /// The core of nginx and wrk
+    #[arg(long, default_value_t = 1)]
+    generator_core: usize,
+    /// Exit with 1 where Ringway costs too much
+    #[arg(long)]
+    check: bool,
+}
+
 /// Reads the command line and does what it says.
 pub fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Run(run) => run.run(),
         Command::Compare(compare) => compare.run(),
         Command::Cgi(cgi) => cgi.run(),
+        Command::Axum(axum) => axum.run(),
     };
     done.unwrap_or_else(|error| {
         eprintln!("ringway-loadtest: {error:#}");
@@ -215,6 +237,18 @@ impl Cgi {
         .run()?;
         print!("{}", cgi::markdown(&measured));
         let is_missed = measured.first().is_none_or(|least| least.ratio.median < cgi::RATIO_MIN);
+        Ok(if self.check && is_missed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+    }
+}
+
+impl Axum {
+    fn run(self) -> Result<ExitCode> {
+        ensure!((1..=1000).contains(&self.rounds), "--rounds: 1 to 1000");
+        ensure!((1..=MINUTE).contains(&self.seconds), "--seconds: 1 to {MINUTE}");
+        let cores = Cores { server: self.server_core, generator: self.generator_core };
+        let measured = axum::measure(self.rounds, self.seconds, cores)?;
+        print!("{}", axum::markdown(&measured));
+        let is_missed = measured.ratio.median > axum::RATIO_MAX;
         Ok(if self.check && is_missed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
     }
 }

@@ -1,4 +1,4 @@
-//! The whole chain: wrk asks nginx, nginx asks the server over kept FastCGI connections.
+//! The whole chain: wrk asks nginx, nginx asks the server over connections that it keeps.
 //!
 //! wrk and nginx share the generator's core and are the limit; the figure that counts is the CPU time that
 //! the server behind them spends on a request.
@@ -26,49 +26,69 @@ pub fn measure(programs: &Programs, rounds: usize, seconds: u32, cores: Cores) -
     for contender in Contender::ALL {
         // The echo cannot take part: it counts bytes, and nginx's requests vary in length.
         if contender != Contender::Echo && programs.absence(contender).is_none() {
-            chains.extend(Chain::start(programs, contender, cores)?);
+            let directory = programs.directory().join(format!("nginx-{contender:?}"));
+            fs::create_dir(&directory)?;
+            let backend = Address::unix_in(&directory, "app");
+            // Connections in use and in nginx's cache together, for servers that need to know.
+            let shape = Shape::Kept(2 * CONNECTIONS);
+            let Some(command) = programs.command(contender, &backend, shape) else { continue };
+            chains.push((contender, Chain::start(&directory, command, backend, Pass::FastCgi, cores)?));
         }
     }
     for _ in 0..rounds {
-        for chain in &mut chains {
-            chain.round(seconds).with_context(|| format!("{} behind nginx", chain.front.contender.name()))?;
+        for (contender, chain) in &mut chains {
+            chain.round(seconds).with_context(|| format!("{} behind nginx", contender.name()))?;
         }
     }
-    Ok(chains.into_iter().map(|chain| chain.front).collect())
+    let front = |(contender, Chain { rps, cpu_us, .. })| Front { contender, rps, cpu_us };
+    Ok(chains.into_iter().map(front).collect())
+}
+
+/// How nginx asks the server behind it, over connections that it keeps.
+#[derive(Clone, Copy)]
+pub enum Pass {
+    /// `fastcgi_pass`.
+    FastCgi,
+    /// `proxy_pass`, HTTP/1.1.
+    Http,
 }
 
 /// nginx and one server behind it.
-struct Chain {
-    front: Front,
+pub struct Chain {
+    /// Requests a second by wrk, each round.
+    pub rps: Vec<f64>,
+    /// CPU time of the server behind nginx per request, microseconds, each round.
+    pub cpu_us: Vec<f64>,
     site: SocketAddr,
     backend: Server,
     _nginx: Server,
 }
 
 impl Chain {
-    fn start(programs: &Programs, contender: Contender, cores: Cores) -> Result<Option<Chain>> {
-        let directory = programs.directory().join(format!("nginx-{contender:?}"));
-        fs::create_dir(&directory)?;
-        let backend = Address::unix_in(&directory, "app");
-        // Connections in use and in nginx's cache together, for servers that need to know.
-        let shape = Shape::Kept(2 * CONNECTIONS);
-        let Some(command) = programs.command(contender, &backend, shape) else { return Ok(None) };
+    /// Starts `command`, which serves `hello` at `backend`, and an nginx before it; their files go to `directory`.
+    pub fn start(
+        directory: &Path,
+        command: Command,
+        backend: Address,
+        pass: Pass,
+        cores: Cores,
+    ) -> Result<Chain> {
         let backend =
             Server::start(command, backend, &directory.join("app.log"), cores.server, cores.generator)?;
 
         let site = Address::free_tcp()?;
         let Address::Tcp(site_address) = site else { bail!("not a TCP address: {site}") };
         let configuration = directory.join("nginx.conf");
-        fs::write(&configuration, nginx_configuration(&directory, &backend.address, site_address))?;
+        fs::write(&configuration, nginx_configuration(directory, &backend.address, pass, site_address))?;
         let mut nginx = Command::new("nginx");
-        nginx.arg("-c").arg(&configuration).arg("-p").arg(&directory).args(["-e", "error.log"]);
+        nginx.arg("-c").arg(&configuration).arg("-p").arg(directory).args(["-e", "error.log"]);
         let log = directory.join("nginx.log");
         let nginx = Server::start(nginx, site, &log, cores.generator, cores.generator).context("nginx")?;
-        let front = Front { contender, rps: Vec::new(), cpu_us: Vec::new() };
-        Ok(Some(Chain { front, site: site_address, backend, _nginx: nginx }))
+        Ok(Chain { rps: Vec::new(), cpu_us: Vec::new(), site: site_address, backend, _nginx: nginx })
     }
 
-    fn round(&mut self, seconds: u32) -> Result<()> {
+    /// Has wrk ask for `seconds`.
+    pub fn round(&mut self, seconds: u32) -> Result<()> {
         check_page(self.site)?;
         let url = format!("http://{}/hello?a=1", self.site);
         let (connections, duration) = (format!("-c{CONNECTIONS}"), format!("-d{seconds}s"));
@@ -81,8 +101,8 @@ impl Chain {
         let cpu = process::cpu_time(self.backend.pid())? - before;
         let run = WrkRun::parse(&String::from_utf8_lossy(&output.stdout))?;
         check_page(self.site)?;
-        self.front.rps.push(run.rps);
-        self.front.cpu_us.push(cpu.as_secs_f64() * 1e6 / run.requests as f64);
+        self.rps.push(run.rps);
+        self.cpu_us.push(cpu.as_secs_f64() * 1e6 / run.requests as f64);
         Ok(())
     }
 }
@@ -121,15 +141,20 @@ impl WrkRun {
     }
 }
 
-fn nginx_configuration(directory: &Path, backend: &Address, site: SocketAddr) -> String {
+fn nginx_configuration(directory: &Path, backend: &Address, pass: Pass, site: SocketAddr) -> String {
     // Without it, a worker of a master that is root has no way into our directory.
     let user = if rustix::process::geteuid().is_root() { "user root;" } else { "" };
     let backend = match backend {
         Address::Unix(_) => backend.to_string(),
         Address::Tcp(address) => address.to_string(),
     };
+    let pass = match pass {
+        Pass::FastCgi => "include /etc/nginx/fastcgi_params; fastcgi_pass app; fastcgi_keep_conn on;",
+        Pass::Http => "proxy_pass http://app; proxy_http_version 1.1; proxy_set_header Connection \"\";",
+    };
     NGINX_CONFIGURATION
         .replace("@USER@", user)
+        .replace("@PASS@", pass)
         .replace("@DIRECTORY@", &directory.display().to_string())
         .replace("@BACKEND@", &backend)
         .replace("@SITE@", &site.to_string())
@@ -161,9 +186,7 @@ http {
     server {
         listen @SITE@;
         location / {
-            include /etc/nginx/fastcgi_params;
-            fastcgi_pass app;
-            fastcgi_keep_conn on;
+            @PASS@
         }
     }
 }

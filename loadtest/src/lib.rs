@@ -14,6 +14,7 @@
 
 pub mod address;
 pub mod answer;
+pub mod axum;
 pub mod cells;
 pub mod cgi;
 pub mod cli;
