@@ -52,11 +52,10 @@
 //!
 //! A body whose length is known and at most 16 KiB goes out with its head; a longer one follows as it comes, and is
 //! flushed whenever it has nothing more for the moment; server-sent events carry `X-Accel-Buffering: no`, so that nginx
-//! passes them on one by one. A body that fails, or is longer or shorter than its
-//! `Content-Length`, ends the request visibly incomplete, with a non-zero app status. Trailers have no place in a CGI
-//! response and are dropped. A [`File`] among the answer's extensions takes the place of its
-//! body and status. An error of the service itself is a [`Failure`](crate::Failure): 500, with its text in
-//! the logs alone.
+//! passes them on one by one. A body that fails, or is longer or shorter than its `Content-Length`, ends the request
+//! visibly incomplete, with a non-zero app status. Trailers have no place in a CGI response and are dropped. A [`File`]
+//! among the answer's extensions takes the place of its body and status. An error of the service itself is a
+//! [`Failure`]: 500, with its text in the logs alone.
 
 mod body;
 mod context;
