@@ -58,6 +58,9 @@ impl Catcher {
                 match order {
                     None => tracing::info!("{name} again: still draining"),
                     Some(Order::Stop) => tracing::warn!("{name}: stopping now"),
+                    Some(_) if is_spawned => {
+                        tracing::info!("{name}: draining; one more after {REPEATED_WITHIN:?} stops at once");
+                    }
                     Some(_) => tracing::info!("{name}: draining; a second signal stops at once"),
                 }
                 order.into_iter().for_each(&command);
