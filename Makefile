@@ -9,7 +9,12 @@ FEATURES = cli,http
 
 # What the tests start or build against.
 PACKAGES = nginx-light haproxy libfcgi-dev libfcgi-bin spawn-fcgi curl apache2 libapache2-mod-fcgid lighttpd \
-           caddy h2o supervisor systemd php-fpm uwsgi-core fcgiwrap golang-go gcc libc6-dev
+           caddy h2o supervisor systemd php-fpm uwsgi-core fcgiwrap golang-go gcc libc6-dev \
+           chromium chromium-driver postgresql
+
+# The example that is a package of its own, built where everything else is.
+GUESTBOOK = --manifest-path examples/guestbook/Cargo.toml
+GUESTBOOK_TARGET = --target-dir $(or $(CARGO_TARGET_DIR),target)
 
 .PHONY: run test bench packages format lint unit docs
 
@@ -31,13 +36,16 @@ packages:
 
 format:
 	$(CARGO) fmt --all --check
+	$(CARGO) fmt $(GUESTBOOK) --check
 
 lint:
 	$(CARGO) clippy --workspace --all-targets --features $(FEATURES) -- -D warnings
 	$(CARGO) clippy --no-default-features -- -D warnings
+	$(CARGO) clippy $(GUESTBOOK) $(GUESTBOOK_TARGET) --all-targets -- -D warnings
 
 unit:
 	RINGWAY_REQUIRE=$(RINGWAY_REQUIRE) $(CARGO) test --workspace --features $(FEATURES)
+	RINGWAY_REQUIRE=$(RINGWAY_REQUIRE) $(CARGO) test $(GUESTBOOK) $(GUESTBOOK_TARGET)
 
 docs:
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --no-deps --features $(FEATURES)
