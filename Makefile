@@ -1,5 +1,7 @@
 # make run    the demo: the probe application over FastCGI behind an embedded web front, http://127.0.0.1:8080
 # make test   everything that CI checks; installs the Debian packages that the interoperability tests talk to
+# make wheel  the Python package, target/wheels/ringway-*.whl
+# make python its tests: the wheel in a clean venv, Flask behind nginx
 # make bench  criterion's benchmarks of the parts, then the comparison of the whole with its peers
 
 CARGO ?= cargo
@@ -10,18 +12,18 @@ FEATURES = cli,http
 # What the tests start or build against.
 PACKAGES = nginx-light haproxy libfcgi-dev libfcgi-bin spawn-fcgi curl apache2 libapache2-mod-fcgid lighttpd \
            caddy h2o supervisor systemd php-fpm uwsgi-core fcgiwrap golang-go gcc libc6-dev \
-           chromium chromium-driver postgresql
+           chromium chromium-driver postgresql python3-venv
 
 # The example that is a package of its own, built where everything else is.
 GUESTBOOK = --manifest-path examples/guestbook/Cargo.toml
 GUESTBOOK_TARGET = --target-dir $(or $(CARGO_TARGET_DIR),target)
 
-.PHONY: run test bench packages format lint unit docs
+.PHONY: run test bench packages format lint unit docs wheel python
 
 run:
 	$(CARGO) run --release --features cli -- demo
 
-test: packages format lint unit docs
+test: packages format lint unit docs python
 
 packages:
 	@missing=""; for package in $(PACKAGES); do \
@@ -49,6 +51,30 @@ unit:
 
 docs:
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --no-deps --features $(FEATURES)
+
+# The virtual environments need the module venv (Debian: python3-venv) and PyPI.
+PYTHON ?= python3
+TARGET = $(abspath $(or $(CARGO_TARGET_DIR),target))
+WHEELS = $(TARGET)/wheels
+BUILD_VENV = $(TARGET)/python-build
+TEST_VENV = $(TARGET)/python-test
+
+$(BUILD_VENV)/bin/maturin:
+	$(PYTHON) -m venv $(BUILD_VENV)
+	$(BUILD_VENV)/bin/pip install -q 'maturin>=1.8,<2'
+
+wheel: $(BUILD_VENV)/bin/maturin
+	rm -rf $(WHEELS)
+	cd python && CARGO_TARGET_DIR=$(TARGET)/python $(BUILD_VENV)/bin/maturin build --release --locked \
+	  --interpreter $(BUILD_VENV)/bin/python --out $(WHEELS)
+
+python: wheel
+	cd python && $(CARGO) fmt --check
+	cd python && CARGO_TARGET_DIR=$(TARGET)/python $(CARGO) clippy --release --locked -- -D warnings
+	rm -rf $(TEST_VENV)
+	$(PYTHON) -m venv $(TEST_VENV)
+	$(TEST_VENV)/bin/pip install -q $(WHEELS)/*.whl -r python/tests/requirements.txt
+	RINGWAY_REQUIRE=$(RINGWAY_REQUIRE) $(TEST_VENV)/bin/python -m pytest -q -p no:cacheprovider python/tests
 
 bench:
 	$(CARGO) bench --features http,mimalloc

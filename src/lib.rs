@@ -40,13 +40,17 @@
 //! | `http` | tower services and axum routers as handlers: [`serve`], [`Builder::service`], [`http`]; [`File`] |
 //! | `client` | a FastCGI client on tokio |
 //! | `cgi` | CGI programs behind FastCGI |
+//! | `as-cgi` | answering as a plain CGI program where started as one |
 //! | `cli` | the command `ringway` |
+//! | `python` | WSGI applications, in the module `wsgi`; needs a Python to build |
 //! | `mimalloc` | mimalloc as the allocator of the command; a library never chooses one |
 #![cfg_attr(not(any(feature = "server", feature = "client")), no_std)]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 extern crate alloc;
 
+#[cfg(feature = "as-cgi")]
+pub mod as_cgi;
 #[cfg(feature = "cgi")]
 pub mod cgi;
 #[cfg(feature = "client")]
@@ -69,6 +73,8 @@ pub mod proto;
 pub mod ring;
 #[cfg(feature = "server")]
 mod server;
+#[cfg(feature = "python")]
+pub mod wsgi;
 
 #[cfg(feature = "server")]
 pub use self::{

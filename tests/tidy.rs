@@ -33,6 +33,23 @@ const LAYERS: &[(&str, &[&str])] = &[
             "Stdout",
         ],
     ),
+    // As an embedder: the public names of the root.
+    ("as_cgi", &["client", "Builder", "Error", "Role"]),
+    (
+        "wsgi",
+        &[
+            "Builder",
+            "Failure",
+            "Params",
+            "ReadError",
+            "Request",
+            "Responder",
+            "Response",
+            "Stderr",
+            "Stdin",
+            "Stdout",
+        ],
+    ),
 ];
 
 /// Longer files have found a second subject; tests at the bottom count.

@@ -1,13 +1,14 @@
 //! `ringway serve`: an application behind FastCGI.
 
-mod as_cgi;
+#[cfg(feature = "python")]
+mod wsgi;
 
 use std::path::PathBuf;
 use std::str::FromStr;
 
 use clap::{ArgMatches, Args, FromArgMatches};
 use ringway::cgi::Cgi;
-use ringway::{Builder, Config, Server};
+use ringway::{Builder, Config, Server, as_cgi};
 
 use super::{Command, Failure, Logging, config_file, probe};
 
@@ -21,20 +22,44 @@ pub(super) const COMMAND: Command = Command {
 #[derive(Args)]
 struct Options {
     /// The application: `probe`, a small one for tests, which answers /hello, /env, /echo and more;
-    /// `cgi:DIRECTORY`, the CGI programs of a directory
+    /// `cgi:DIRECTORY`, the CGI programs of a directory; `wsgi:MODULE:CALLABLE`, a Python application, where the
+    /// command was built with the feature python
     app: String,
+    #[cfg(feature = "python")]
+    #[command(flatten)]
+    wsgi: wsgi::PythonOptions,
     #[command(flatten)]
     logging: Logging,
 }
 
 fn run(matches: &ArgMatches) -> Result<(), Failure> {
     let options = Options::from_arg_matches(matches).map_err(Failure::usage)?;
+    #[cfg(feature = "python")]
+    if let Some(name) = options.app.strip_prefix("wsgi:") {
+        let config = config_file::read(matches).map_err(Failure::usage)?;
+        options.logging.start()?;
+        return wsgi::serve(name, &options.wsgi, config);
+    }
     let app: App = options.app.parse().map_err(Failure::usage)?;
     let config = config_file::read(matches).map_err(Failure::usage)?;
     options.logging.start()?;
-    let is_cgi = config.listen.is_empty() && as_cgi::is_meant();
-    let server = app.serve(config)?;
-    if is_cgi { as_cgi::answer(server) } else { Ok(server.run()?) }
+    let is_cgi = is_cgi(&config);
+    answer(app.serve(config)?, is_cgi)
+}
+
+/// Whether to answer one request as a CGI program, and end.
+fn is_cgi(config: &Config) -> bool {
+    config.listen.is_empty() && as_cgi::is_meant()
+}
+
+fn answer(server: Builder, is_cgi: bool) -> Result<(), Failure> {
+    if !is_cgi {
+        return Ok(server.run()?);
+    }
+    as_cgi::answer(server).map_err(|error| match error {
+        as_cgi::Error::Server(error) => error.into(),
+        error => Failure::running(error),
+    })
 }
 
 /// What can be served.
@@ -50,7 +75,11 @@ impl FromStr for App {
         match text.split_once(':') {
             None if text == "probe" => Ok(App::Probe),
             Some(("cgi", directory)) if !directory.is_empty() => Ok(App::Cgi(directory.into())),
-            _ => Err(format!("{text:?} is no application of this build, which has: probe, cgi:DIRECTORY")),
+            _ => {
+                let python = if cfg!(feature = "python") { ", wsgi:MODULE:CALLABLE" } else { "" };
+                let has = format!("probe, cgi:DIRECTORY{python}");
+                Err(format!("{text:?} is no application of this build, which has: {has}"))
+            }
         }
     }
 }

@@ -1,4 +1,4 @@
-//! `ringway serve` started as a plain CGI program (RFC 3875): one request on stdin and stdout, then the end.
+//! A server that was started as a plain CGI program (RFC 3875): one request on stdin and stdout, then the end.
 //!
 //! ```text
 //!   web server ── environment, stdin ──▶ client ── FastCGI, a pair of sockets ──▶ server
@@ -12,11 +12,31 @@ use std::io::{self, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
 
-use ringway::client::{self, Client, Exchange, Part, Request, Upload};
-use ringway::{Builder, Role};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use super::Failure;
+use crate::client::{self, Client, End, Part, Request, Upload};
+use crate::{Builder, Role};
+
+/// Why the request could not be answered as a CGI program answers.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The server inside did not start.
+    #[error(transparent)]
+    Server(#[from] crate::Error),
+    /// The exchange with it broke off.
+    #[error(transparent)]
+    Exchange(#[from] client::Error),
+    /// The request ended incomplete, or with an app status other than 0.
+    #[error("{0}")]
+    Failed(End),
+    /// The web server takes no more of the answer.
+    #[error("the web server takes no more of the answer: {0}")]
+    Unread(#[source] io::Error),
+    /// The operating system refuses what it takes.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+}
 
 /// What a CGI environment must have (RFC 3875 4.1), for the web server or the shell that leaves it out.
 const DEFAULTS: [(&str, &str); 6] = [
@@ -33,7 +53,7 @@ const READ_BYTES: usize = 32 << 10;
 
 /// Whether the process was started as a CGI program: its environment is one, and descriptor 0 is no listening socket
 /// (FastCGI 2.2). `FCGI_FORCE_CGI=Y` decides without looking.
-pub(super) fn is_meant() -> bool {
+pub fn is_meant() -> bool {
     if variable("FCGI_FORCE_CGI").first().is_some_and(|first| first.eq_ignore_ascii_case(&b'y')) {
         return true;
     }
@@ -43,15 +63,18 @@ pub(super) fn is_meant() -> bool {
 }
 
 /// Answers the request, with a server that has no other connection.
-pub(super) fn answer(server: Builder) -> Result<(), Failure> {
-    let (near, far) = UnixStream::pair().map_err(Failure::running)?;
+///
+/// # Errors
+///
+/// [`Error`] says what failed; a CGI program then exits with 1.
+pub fn answer(server: Builder) -> Result<(), Error> {
+    let (near, far) = UnixStream::pair()?;
     // Dropped last: that stops it.
     let _server = server.workers(1).connection(far).start()?;
-    let runtime =
-        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::running)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let outcome = runtime.block_on(async {
-        near.set_nonblocking(true).map_err(Failure::running)?;
-        let stream = tokio::net::UnixStream::from_std(near).map_err(Failure::running)?;
+        near.set_nonblocking(true)?;
+        let stream = tokio::net::UnixStream::from_std(near)?;
         exchange(&Client::over(stream, None)).await
     });
     // A thread may still wait for more of stdin.
@@ -59,28 +82,24 @@ pub(super) fn answer(server: Builder) -> Result<(), Failure> {
     outcome
 }
 
-async fn exchange(client: &Client) -> Result<(), Failure> {
-    let Exchange { stdin, mut answer, .. } = client.begin(&request()).map_err(Failure::running)?;
+async fn exchange(client: &Client) -> Result<(), Error> {
+    let client::Exchange { stdin, mut answer, .. } = client.begin(&request())?;
     let sending = tokio::spawn(send_body(stdin));
     let mut stdout = tokio::io::stdout();
     let end = loop {
-        match answer.next().await.map_err(Failure::running)? {
+        match answer.next().await? {
             Some(Part::Stdout(bytes)) => {
-                stdout.write_all(&bytes).await.map_err(unread)?;
-                stdout.flush().await.map_err(unread)?;
+                stdout.write_all(&bytes).await.map_err(Error::Unread)?;
+                stdout.flush().await.map_err(Error::Unread)?;
             }
             // Nobody has to read it.
             Some(Part::Stderr(bytes)) => drop(io::stderr().write_all(&bytes)),
             Some(Part::End(end)) => break end,
-            None => return Err(Failure::running(client::Error::Closed)),
+            None => return Err(client::Error::Closed.into()),
         }
     };
     sending.abort();
-    if end.is_complete() && end.app_status == 0 { Ok(()) } else { Err(Failure::running(end)) }
-}
-
-fn unread(error: io::Error) -> Failure {
-    Failure::running(format!("the web server takes no more of the answer: {error}"))
+    if end.is_complete() && end.app_status == 0 { Ok(()) } else { Err(Error::Failed(end)) }
 }
 
 /// The request that the environment describes. All of it is passed on, as CGI has no list of what belongs to it.

@@ -1,0 +1,100 @@
+"""`ringway-wsgi MODULE:CALLABLE`, which is also `python -m ringway`."""
+
+import argparse
+import os
+import sys
+from typing import List, Optional
+
+from . import _ringway
+from ._server import THREADS, WSGIServer, fail
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line: what is Python's, and every setting of the engine."""
+    result = argparse.ArgumentParser(
+        prog="ringway-wsgi",
+        description="Serves a WSGI application over FastCGI. Without --listen on file descriptor 0, as web servers "
+        "and spawn-fcgi start programs, or as a CGI program where started as one.",
+        epilog="Every setting is also an environment variable: --send-timeout is RINGWAY_SEND_TIMEOUT.",
+    )
+    result.add_argument("application", metavar="MODULE:CALLABLE", help="such as app:app")
+    result.add_argument("--version", action="version", version="%(prog)s " + _ringway.__version__)
+    python = result.add_argument_group("Python")
+    python.add_argument(
+        "--threads",
+        type=int,
+        default=THREADS,
+        metavar="N",
+        help="Python threads, each with one request at a time [default: %(default)s]",
+    )
+    python.add_argument(
+        "--queue-max",
+        type=int,
+        default=1024,
+        metavar="N",
+        help="requests that wait for a thread; one more is answered with 503 [default: %(default)s]",
+    )
+    python.add_argument(
+        "--queue-timeout",
+        default="30s",
+        metavar="TIME",
+        help="a request that waited longer is answered with 503 [default: %(default)s]",
+    )
+    python.add_argument("--debug", action="store_true", help="show tracebacks to visitors; never in production")
+    python.add_argument("--log", metavar="FILTER", help="error, warn, info, debug, trace, or a filter [default: info]")
+    groups = {}
+    for row in _ringway.settings():
+        group = groups.get(row["section"]) or result.add_argument_group(row["section"])
+        groups[row["section"]] = group
+        text = row["doc"].replace("%", "%%")
+        if row["default"]:
+            text += " [default: %s]" % row["default"]
+        names = {"dest": "setting_" + row["key"], "help": text, "metavar": row["placeholder"]}
+        if row["is_list"]:
+            group.add_argument("--" + row["flag"], action="append", **names)
+        elif row["is_switch"]:
+            group.add_argument("--" + row["flag"], nargs="?", const="true", **names)
+        else:
+            group.add_argument("--" + row["flag"], **names)
+    return result
+
+
+def main(arguments: Optional[List[str]] = None) -> int:
+    """Exit codes: 0 done, 1 failed while running, 2 wrong usage or configuration."""
+    options = parser().parse_args(arguments)
+    if options.threads < 1 or options.queue_max < 1:
+        fail("--threads and --queue-max must be at least 1", 2)
+    settings = {
+        name[len("setting_") :]: value
+        for name, value in vars(options).items()
+        if name.startswith("setting_") and value is not None
+    }
+    try:
+        application = _ringway.load(options.application)
+    except _ringway.LoadError as error:
+        fail(str(error), 1)
+    server = WSGIServer(
+        application,
+        maxThreads=options.threads,
+        queue_max=options.queue_max,
+        queue_timeout=options.queue_timeout,
+        debug=options.debug,
+        log=options.log,
+        **settings,
+    )
+    try:
+        server.run()
+    except ValueError as error:
+        fail(str(error), 2)
+    except RuntimeError as error:
+        fail(str(error), 1)
+    if server.threads_busy:
+        sys.stderr.write("ringway-wsgi: %d Python threads did not end; left behind\n" % server.threads_busy)
+        sys.stderr.flush()
+        # The interpreter would wait for them, or tear them down in the middle.
+        os._exit(1)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

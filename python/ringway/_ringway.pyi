@@ -1,0 +1,35 @@
+from typing import Any, Callable, Dict, List, Optional, Tuple, TypedDict
+
+__version__: str
+
+class LoadError(Exception): ...
+
+class Row(TypedDict):
+    key: str
+    flag: str
+    section: str
+    placeholder: str
+    doc: str
+    default: str
+    is_list: bool
+    is_switch: bool
+
+class How(TypedDict):
+    threads: int
+    queue_max: int
+    queue_timeout: str
+    multiprocess: bool
+    debug: bool
+    force_cgi: bool
+    signals: bool
+    log: str
+
+def serve(
+    application: Callable[..., Any],
+    settings: List[Tuple[str, List[str]]],
+    how: How,
+    environ: Optional[Dict[str, Any]] = None,
+    on_error: Optional[Callable[..., Tuple[int, List[Tuple[str, str]], bytes]]] = None,
+) -> int: ...
+def settings() -> List[Row]: ...
+def load(name: str) -> Callable[..., Any]: ...

@@ -1,0 +1,237 @@
+"""`WSGIServer`, with the signature and the semantics of flup's."""
+
+import io
+import os
+import re
+import signal
+import sys
+import threading
+import traceback
+import warnings
+from typing import Any, Callable, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple, Union
+
+from . import _ringway
+
+Address = Union[str, Tuple[Any, ...]]
+_Answer = Tuple[int, List[Tuple[str, str]], bytes]
+
+#: Python threads where nothing else is said.
+THREADS = 16
+#: More of them would only wait for the interpreter.
+THREADS_MAX = 1024
+
+#: Options of flup that have no counterpart here, and what to use.
+_IGNORED = {
+    "multiprocess": "requests are served by threads of one process; for more processes start more of them",
+    "minSpare": "all threads are started at once; maxThreads says how many",
+    "maxSpare": "idle threads stay; maxThreads says how many",
+    "maxChildren": "there are no child processes; maxThreads says how many requests run at a time",
+    "maxRequests": "there are no child processes to replace",
+    "jobClass": "requests are not Python objects",
+    "jobArgs": "requests are not Python objects",
+    "roles": "only the Responder is served: leave roles=(1,)",
+}
+
+_SETTINGS = {row["key"] for row in _ringway.settings()}
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGUSR1, signal.SIGHUP)
+
+
+class Request:
+    """What `WSGIServer.error` is given: the request that failed, and where to write the answer."""
+
+    def __init__(self, environ: Dict[str, Any]) -> None:
+        self.environ = environ
+        self.params = environ
+        self.stdin = environ.get("wsgi.input")
+        self.stderr = environ.get("wsgi.errors")
+        #: A CGI response: header lines with `Status` among them, an empty line, the body, as bytes.
+        self.stdout = io.BytesIO()
+
+    def _answer(self) -> _Answer:
+        text = self.stdout.getvalue()
+        end = re.search(rb"\r?\n\r?\n", text)
+        if end is None:
+            raise ValueError("error() wrote no CGI response: there is no empty line after the headers")
+        status, headers, body = 500, [], text[end.end() :]
+        for line in text[: end.start()].decode("latin-1").splitlines():
+            name, colon, value = line.partition(":")
+            if not colon:
+                raise ValueError("error() wrote no CGI response: %r is no header line" % line)
+            if name.strip().lower() == "status":
+                status = int(value.split()[0])
+            else:
+                headers.append((name.strip(), value.strip()))
+        return status, headers, body
+
+
+class _Signals:
+    """Which signals came while a server ran. The engine obeys them; Python only takes note.
+
+    Handlers stay where they are afterwards, since the engine's are installed above them; without a server they do
+    what was done before.
+    """
+
+    def __init__(self) -> None:
+        self.seen: Optional[List[int]] = None
+        self.before: Dict[int, Any] = {}
+
+    def watch(self) -> List[int]:
+        for number in _SIGNALS:
+            current = signal.getsignal(number)
+            # A SIGHUP that nohup has ignored stays ignored.
+            if current is not signal.SIG_IGN and current != self.note:
+                self.before[number] = current
+                signal.signal(number, self.note)
+        self.seen = []
+        return self.seen
+
+    def note(self, number: int, frame: Any) -> None:
+        before = self.before.get(number)
+        if self.seen is not None:
+            self.seen.append(number)
+        elif callable(before):
+            before(number, frame)
+        else:
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+
+
+_signals = _Signals()
+
+
+class WSGIServer:
+    """Serves a WSGI application over FastCGI.
+
+    `bindAddress` is a path (a Unix socket), `(host, port)`, a longer tuple for IPv6, or None: then the socket is file
+    descriptor 0, as web servers and spawn-fcgi start programs, or the process answers one request as a CGI program
+    where it was started as one (`forceCGI=True` and FCGI_FORCE_CGI=Y insist on it). `umask` shapes the permissions of
+    a Unix socket.
+
+    `maxThreads` is the number of Python threads; `multithreaded=False` means one. `environ` is put over the variables
+    of every request. `debug=True` shows tracebacks to visitors.
+
+    Beyond flup: `queue_max` requests wait for a thread, for `queue_timeout` at most, others are answered with 503;
+    `log` filters the log on stderr; and every setting of the engine is an argument by its name (`workers=2`,
+    `drain_timeout="10s"`, `mount="/app"`).
+    """
+
+    def __init__(
+        self,
+        application: Callable[..., Iterable[bytes]],
+        environ: Optional[Mapping[str, Any]] = None,
+        multithreaded: bool = True,
+        multiprocess: bool = False,
+        bindAddress: Optional[Address] = None,
+        umask: Optional[int] = None,
+        multiplexed: bool = True,
+        debug: bool = False,
+        roles: Sequence[int] = (1,),
+        forceCGI: bool = False,
+        *,
+        maxThreads: Optional[int] = None,
+        queue_max: int = 1024,
+        queue_timeout: str = "30s",
+        log: Optional[str] = None,
+        **options: Any,
+    ) -> None:
+        if not callable(application):
+            raise TypeError("the application must be callable, and %s is not" % type(application).__name__)
+        self.application = application
+        self.environ = dict(environ or {})
+        self.multithreaded = multithreaded
+        self.debug = debug
+        self.forceCGI = forceCGI
+        if multiprocess:
+            options["multiprocess"] = True
+        if tuple(roles) != (1,):
+            options["roles"] = roles
+        self._settings: List[Tuple[str, List[str]]] = []
+        for name, value in options.items():
+            if name in _IGNORED:
+                warnings.warn("%s is ignored: %s" % (name, _IGNORED[name]), stacklevel=2)
+            elif name in _SETTINGS:
+                values = value if isinstance(value, (list, tuple)) else [value]
+                self._settings.append((name, [_text(value) for value in values]))
+            else:
+                raise TypeError("WSGIServer() has no option %r" % name)
+        if bindAddress is not None:
+            self._settings.append(("listen", [listen_address(bindAddress)]))
+        if umask is not None:
+            self._settings.append(("socket_mode", ["%o" % (0o777 & ~umask)]))
+        self._how: _ringway.How = {
+            "threads": min(maxThreads or THREADS, THREADS_MAX) if multithreaded else 1,
+            "queue_max": queue_max,
+            "queue_timeout": str(queue_timeout),
+            "multiprocess": multiprocess,
+            "debug": debug,
+            "force_cgi": forceCGI,
+            "signals": False,
+            "log": log or os.environ.get("RUST_LOG") or "info",
+        }
+
+    def run(self) -> bool:
+        """Serves until SIGTERM, SIGINT, SIGQUIT, SIGUSR1 or SIGHUP, then answers what has begun. True after SIGHUP.
+
+        Signals are obeyed where this is called on the main thread.
+        """
+        is_main = threading.current_thread() is threading.main_thread()
+        seen = _signals.watch() if is_main else []
+        overridden = type(self).error is not WSGIServer.error
+        try:
+            self.threads_busy = _ringway.serve(
+                self.application,
+                self._settings,
+                {**self._how, "signals": is_main},
+                environ=self.environ,
+                on_error=self._on_error if overridden else None,
+            )
+            return seen[:1] == [signal.SIGHUP]
+        finally:
+            if is_main:
+                _signals.seen = None
+
+    #: After `run`: threads whose application did not return in time.
+    threads_busy = 0
+
+    def error(self, req: Request) -> None:
+        """Answers a request whose application failed before it sent anything; `sys.exc_info()` has the exception.
+
+        Override it to write a page to `req.stdout`. The traceback is in the log already.
+        """
+        req.stdout.write(b"Status: 500 Internal Server Error\r\nContent-Type: text/plain\r\n\r\n")
+        if self.debug:
+            req.stdout.write(traceback.format_exc().encode("utf-8", "backslashreplace"))
+        else:
+            req.stdout.write(b"Internal Server Error\n")
+
+    def _on_error(self, environ: Dict[str, Any], kind: Any, value: Any, trace: Any) -> _Answer:
+        request = Request(environ)
+        try:
+            raise value.with_traceback(trace)
+        except BaseException:
+            self.error(request)
+        return request._answer()
+
+
+def listen_address(address: Address) -> str:
+    """The engine's way to write flup's `bindAddress`."""
+    if isinstance(address, str):
+        return "unix:" + os.path.abspath(address)
+    if not isinstance(address, tuple) or len(address) < 2:
+        raise TypeError("bindAddress must be a path or (host, port), not %r" % (address,))
+    host, port = address[:2]
+    if len(address) > 2 or ":" in host:
+        return "[%s]:%d" % (host or "::", port)
+    return "%s:%d" % (host or "0.0.0.0", port)
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return str(value)
+
+
+def fail(text: str, code: int) -> None:
+    """Ends the process with one message."""
+    sys.stderr.write("ringway-wsgi: %s\n" % text.rstrip("\n"))
+    sys.exit(code)

@@ -1,0 +1,1 @@
+"""The module names of other FastCGI servers: `from ringway.compat.flup.server.fcgi import WSGIServer`."""

@@ -1,0 +1,1 @@
+"""flup's module names."""

@@ -1,0 +1,1 @@
+"""flup's servers: `fcgi` (threads), `fcgi_fork` and `fcgi_single`."""

@@ -1,0 +1,5 @@
+"""`flup.server.fcgi`: threads."""
+
+from ringway import WSGIServer
+
+__all__ = ["WSGIServer"]

@@ -1,0 +1,157 @@
+//! `ringway._ringway`: what the Python package needs of the engine. Its contract for users is in `ringway/`.
+
+use std::time::Duration;
+
+use pyo3::create_exception;
+use pyo3::exceptions::{PyException, PyRuntimeError, PyValueError};
+use pyo3::prelude::*;
+use pyo3::types::PyDict;
+use ringway::config::{Origin, SETTINGS};
+use ringway::wsgi::{self, Application, Hooks};
+use ringway::{Config, Server, as_cgi};
+use tracing_subscriber::EnvFilter;
+
+create_exception!(
+    ringway,
+    LoadError,
+    PyException,
+    "The application cannot be imported; says where was looked."
+);
+
+/// What threads are given to finish after the last request.
+const JOIN_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A setting as the command line shows it.
+#[derive(IntoPyObject)]
+struct Row {
+    key: &'static str,
+    flag: String,
+    section: &'static str,
+    placeholder: &'static str,
+    doc: &'static str,
+    default: String,
+    is_list: bool,
+    is_switch: bool,
+}
+
+/// What is not a setting of the engine.
+#[derive(FromPyObject)]
+#[pyo3(from_item_all)]
+struct How {
+    threads: usize,
+    queue_max: usize,
+    queue_timeout: String,
+    multiprocess: bool,
+    debug: bool,
+    /// As a CGI program, wherever the process was started.
+    force_cgi: bool,
+    /// Obeys signals; possible on any thread.
+    signals: bool,
+    log: String,
+}
+
+/// Serves until a signal ends the server. Returns how many threads are still busy then.
+#[pyfunction]
+#[pyo3(signature = (application, settings, how, environ=None, on_error=None))]
+fn serve(
+    py: Python<'_>,
+    application: &Bound<'_, PyAny>,
+    settings: Vec<(String, Vec<String>)>,
+    how: How,
+    environ: Option<Py<PyDict>>,
+    on_error: Option<Py<PyAny>>,
+) -> PyResult<usize> {
+    let config = read(&settings).map_err(|error| PyValueError::new_err(error.to_string()))?;
+    start_log(&how.log)?;
+    let is_cgi = how.force_cgi || (config.listen.is_empty() && as_cgi::is_meant());
+    let mut options = wsgi::Options::default();
+    options.threads = if is_cgi { 1 } else { how.threads };
+    options.queue_max = how.queue_max;
+    options.queue_timeout =
+        ringway::config::parse_duration(&how.queue_timeout).map_err(PyValueError::new_err)?;
+    // Whoever spawned this process may have spawned more.
+    options.multiprocess = how.multiprocess || config.listen.is_empty();
+    options.run_once = is_cgi;
+    options.debug = how.debug;
+    let (application, mut threads) = Application::start(application, &options, Hooks { environ, on_error })?;
+    let mount = config.mount.clone();
+    let outcome = py.detach(|| {
+        let server = Server::builder().config(config).responder(&mount, application);
+        if is_cgi {
+            return as_cgi::answer(server);
+        }
+        if how.signals {
+            server.run()?
+        } else {
+            server.start()?.wait()?
+        }
+        Ok(())
+    });
+    let busy = threads.join(py, JOIN_TIMEOUT)?;
+    match outcome {
+        Ok(()) => Ok(busy),
+        Err(as_cgi::Error::Server(error)) if error.is_usage() => {
+            Err(PyValueError::new_err(error.to_string()))
+        }
+        Err(error) => Err(PyRuntimeError::new_err(error.to_string())),
+    }
+}
+
+/// Defaults, then the environment, then what the caller says.
+fn read(settings: &[(String, Vec<String>)]) -> Result<Config, ringway::config::Error> {
+    let mut config = Config::default();
+    // The interpreter runs on one core at a time, and so few workers keep it busy.
+    config.workers = 1;
+    config.read_env(std::env::vars_os())?;
+    for (key, values) in settings {
+        let values: Vec<&str> = values.iter().map(String::as_str).collect();
+        let Some(setting) = SETTINGS.iter().find(|setting| setting.key == key) else {
+            let reason = "no such setting; docs/configuration.md lists them";
+            return Err(ringway::config::Error::new(key, &values.join(","), Origin::Code, reason));
+        };
+        setting.set(&mut config, &values, Origin::Code)?;
+    }
+    Ok(config)
+}
+
+/// To stderr. A log that is there already stays.
+fn start_log(filter: &str) -> PyResult<()> {
+    let filter = EnvFilter::try_new(filter)
+        .map_err(|error| PyValueError::new_err(format!("log {filter:?}: {error}")))?;
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false);
+    // Fails where there is one.
+    let _ = log.try_init();
+    Ok(())
+}
+
+/// Every setting of the engine.
+#[pyfunction]
+fn settings() -> Vec<Row> {
+    let defaults = Config::default();
+    let row = |setting: &'static ringway::config::Setting| Row {
+        key: setting.key,
+        flag: setting.flag(),
+        section: setting.section,
+        placeholder: setting.placeholder(),
+        doc: setting.doc(),
+        default: if setting.key == "workers" { "1".to_owned() } else { setting.show(&defaults) },
+        is_list: setting.is_list(),
+        is_switch: setting.is_switch(),
+    };
+    SETTINGS.iter().map(row).collect()
+}
+
+/// The application that `MODULE:CALLABLE` names.
+#[pyfunction]
+fn load<'py>(py: Python<'py>, name: &str) -> PyResult<Bound<'py, PyAny>> {
+    wsgi::load(py, name).map_err(|error| LoadError::new_err(error.to_string()))
+}
+
+#[pymodule(gil_used = false)]
+fn _ringway(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add("__version__", env!("CARGO_PKG_VERSION"))?;
+    module.add("LoadError", module.py().get_type::<LoadError>())?;
+    module.add_function(wrap_pyfunction!(serve, module)?)?;
+    module.add_function(wrap_pyfunction!(settings, module)?)?;
+    module.add_function(wrap_pyfunction!(load, module)?)
+}

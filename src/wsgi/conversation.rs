@@ -1,0 +1,224 @@
+//! What a worker and a Python thread say to each other about one request.
+//!
+//! Either side waits for the other only where it has to: the thread for input that has not come and while too much of
+//! its output is unsent; the worker's future for the next [`Output`].
+
+use std::collections::VecDeque;
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+
+use bytes::Bytes;
+
+use crate::{ReadError, Stdin};
+
+/// Input that is handed over before the application asks for it, once it has asked for some.
+const INPUT_BYTES_MAX: usize = 128 << 10;
+/// Output that the worker has not taken yet, beyond which the application waits.
+const OUTPUT_BYTES_MAX: usize = 64 << 10;
+
+/// Status and headers of an answer.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Head {
+    pub(super) status: u16,
+    pub(super) headers: Vec<(String, Vec<u8>)>,
+    pub(super) app_status: u32,
+}
+
+/// What comes from the Python side. An answer is one `Whole`, or `Head`, any number of `Piece`, `End`.
+#[derive(Debug)]
+pub(super) enum Output {
+    /// Text for the web server's error log, whole lines.
+    Stderr(Bytes),
+    /// A complete answer; without a body where there must be none.
+    Whole(Head, Option<Bytes>),
+    Head(Head),
+    Piece(Bytes),
+    /// The end of the body, or why it breaks off.
+    End(Result<(), String>),
+    /// The request lay in the queue for too long.
+    Busy,
+}
+
+impl Output {
+    fn length(&self) -> usize {
+        match self {
+            Output::Stderr(bytes) | Output::Piece(bytes) => bytes.len(),
+            _ => 0,
+        }
+    }
+}
+
+/// The request is over, nobody listens any more.
+#[derive(Debug)]
+pub(super) struct Gone;
+
+#[derive(Debug, Default)]
+pub(super) struct Conversation {
+    state: Mutex<State>,
+    /// Input came, output went, or the worker left.
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    input: VecDeque<Bytes>,
+    input_bytes: usize,
+    input_end: Option<Result<(), ReadError>>,
+    wants_input: bool,
+    output: VecDeque<Output>,
+    /// Bytes of output that the worker has not written yet.
+    unsent: usize,
+    /// Of the worker's future.
+    waker: Option<Waker>,
+    is_over: bool,
+}
+
+/// The worker's side.
+impl Conversation {
+    /// The next output; meanwhile input is handed over as it is asked for.
+    pub(super) async fn next(&self, stdin: &mut Stdin) -> Output {
+        poll_fn(|cx| {
+            self.hand_over(stdin, cx);
+            match self.lock().output.pop_front() {
+                Some(output) => Poll::Ready(output),
+                None => Poll::Pending,
+            }
+        })
+        .await
+    }
+
+    /// Waits for `future`, and hands over input meanwhile.
+    pub(super) async fn with_input<F: Future>(&self, stdin: &mut Stdin, future: F) -> F::Output {
+        let mut future = pin!(future);
+        poll_fn(|cx| {
+            self.hand_over(stdin, cx);
+            future.as_mut().poll(cx)
+        })
+        .await
+    }
+
+    fn hand_over(&self, stdin: &mut Stdin, cx: &mut Context<'_>) {
+        let mut state = self.lock();
+        if !state.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+            state.waker = Some(cx.waker().clone());
+        }
+        let mut is_changed = false;
+        while state.wants_input && state.input_end.is_none() && state.input_bytes < INPUT_BYTES_MAX {
+            match stdin.poll_chunk(usize::MAX, cx) {
+                Poll::Pending => break,
+                // Copied: a receive buffer must not wait for the application.
+                Poll::Ready(Ok(Some(chunk))) => {
+                    state.input_bytes += chunk.len();
+                    state.input.push_back(Bytes::copy_from_slice(&chunk));
+                }
+                Poll::Ready(Ok(None)) => state.input_end = Some(Ok(())),
+                Poll::Ready(Err(error)) => state.input_end = Some(Err(error)),
+            }
+            is_changed = true;
+        }
+        drop(state);
+        if is_changed {
+            self.changed.notify_all();
+        }
+    }
+
+    /// `length` bytes of output were written. Whether there is nothing more to write now.
+    pub(super) fn has_sent(&self, length: usize) -> bool {
+        let mut state = self.lock();
+        let was_full = state.unsent >= OUTPUT_BYTES_MAX;
+        state.unsent -= length;
+        let is_drained = state.output.is_empty();
+        drop(state);
+        if was_full {
+            self.changed.notify_all();
+        }
+        is_drained
+    }
+
+    /// Nobody listens any more.
+    pub(super) fn leave(&self) {
+        let mut state = self.lock();
+        state.is_over = true;
+        state.waker = None;
+        state.output.clear();
+        state.input.clear();
+        state.input_bytes = 0;
+        drop(state);
+        self.changed.notify_all();
+    }
+}
+
+/// The Python side. What may wait must be called detached from the interpreter.
+impl Conversation {
+    pub(super) fn is_over(&self) -> bool {
+        self.lock().is_over
+    }
+
+    /// The next piece of input, if one is there: `None` means that [`Conversation::read`] has to wait for it.
+    pub(super) fn try_read(&self) -> Option<Result<Option<Bytes>, ReadError>> {
+        self.take_input(&mut self.lock())
+    }
+
+    /// The next piece of input, `None` at the end of the body. Waits.
+    pub(super) fn read(&self) -> Result<Option<Bytes>, ReadError> {
+        let mut state = self.lock();
+        loop {
+            if let Some(taken) = self.take_input(&mut state) {
+                return taken;
+            }
+            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    fn take_input(&self, state: &mut State) -> Option<Result<Option<Bytes>, ReadError>> {
+        let taken = state.input.pop_front();
+        state.input_bytes -= taken.as_ref().map_or(0, Bytes::len);
+        if state.input_end.is_none() && state.input_bytes < INPUT_BYTES_MAX / 2 {
+            state.wants_input = true;
+            if let Some(waker) = state.waker.take() {
+                waker.wake();
+            }
+        }
+        match (taken, &state.input_end) {
+            (Some(bytes), _) => Some(Ok(Some(bytes))),
+            (None, Some(Ok(()))) => Some(Ok(None)),
+            (None, Some(Err(error))) => Some(Err(error.clone())),
+            (None, None) if state.is_over => Some(Err(ReadError::Gone)),
+            (None, None) => None,
+        }
+    }
+
+    /// Gives output to the worker. `Ok(true)`: it is more than fits, so call [`Conversation::wait_for_room`].
+    pub(super) fn emit(&self, outputs: impl IntoIterator<Item = Output>) -> Result<bool, Gone> {
+        let mut state = self.lock();
+        if state.is_over {
+            return Err(Gone);
+        }
+        for output in outputs {
+            state.unsent += output.length();
+            state.output.push_back(output);
+        }
+        let (is_full, waker) = (state.unsent >= OUTPUT_BYTES_MAX, state.waker.take());
+        drop(state);
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+        Ok(is_full)
+    }
+
+    /// Waits until there is room for more output.
+    pub(super) fn wait_for_room(&self) -> Result<(), Gone> {
+        let mut state = self.lock();
+        while state.unsent >= OUTPUT_BYTES_MAX && !state.is_over {
+            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+        if state.is_over { Err(Gone) } else { Ok(()) }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Nothing in here panics half-way through a change.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

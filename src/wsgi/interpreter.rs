@@ -1,0 +1,281 @@
+//! The Python side: finding an application, and the threads that call it.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use crossbeam::channel::{Receiver, TryRecvError};
+use pyo3::intern;
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyDict, PyList, PyTuple};
+
+use super::call::{Call, Stage};
+use super::conversation::{Head, Output};
+use super::environ::{Maker, latin1};
+use super::io::{Errors, FileWrapper, Input};
+use super::{Hooks, Job, Options};
+
+/// An application that cannot be had: a text of several lines, with the traceback where there is one.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct LoadError(String);
+
+/// Imports `MODULE:CALLABLE`; the callable may be an attribute of one, and is `application` where it is left out. The
+/// working directory is searched first.
+///
+/// # Errors
+///
+/// [`LoadError`] says what is missing, and where was looked.
+pub fn load<'py>(py: Python<'py>, name: &str) -> Result<Bound<'py, PyAny>, LoadError> {
+    let (module, callable) = name.split_once(':').unwrap_or((name, "application"));
+    let failed =
+        |what: String, error: &PyErr| LoadError(format!("{what}\n{}{}", traceback(py, error), place(py)));
+    if module.is_empty() || callable.is_empty() {
+        return Err(LoadError(format!("{name:?} is not MODULE:CALLABLE, such as app:application")));
+    }
+    search_here(py).map_err(|error| failed("sys.path cannot be changed".to_owned(), &error))?;
+    let mut found = py
+        .import(module)
+        .map(Bound::into_any)
+        .map_err(|error| failed(format!("module {module:?} cannot be imported:"), &error))?;
+    for attribute in callable.split('.') {
+        found = found
+            .getattr(attribute)
+            .map_err(|error| failed(format!("module {module:?} has no {callable:?}:"), &error))?;
+    }
+    if !found.is_callable() {
+        let kind = super::io::kind_of(&found);
+        return Err(LoadError(format!("{name:?} is no application: {kind} cannot be called")));
+    }
+    Ok(found)
+}
+
+fn search_here(py: Python<'_>) -> PyResult<()> {
+    let here = py.import("os")?.call_method0("getcwd")?;
+    let path = py.import("sys")?.getattr("path")?.cast_into::<PyList>()?;
+    if !path.contains(&here)? && !path.contains("")? {
+        path.insert(0, here)?;
+    }
+    Ok(())
+}
+
+/// Which Python looks where: the answer to most failed imports.
+fn place(py: Python<'_>) -> String {
+    let look = || -> PyResult<String> {
+        let sys = py.import("sys")?;
+        let (executable, path) = (sys.getattr("executable")?, sys.getattr("path")?);
+        let here = py.import("os")?.call_method0("getcwd")?;
+        Ok(format!("working directory: {here}\ninterpreter: {executable}\nsys.path: {path}"))
+    };
+    look().unwrap_or_default()
+}
+
+/// As Python prints it, with a line end.
+fn traceback(py: Python<'_>, error: &PyErr) -> String {
+    let format = || -> PyResult<String> {
+        let parts = (error.get_type(py), error.value(py), error.traceback(py));
+        let lines = py.import("traceback")?.call_method1("format_exception", parts)?;
+        lines.try_iter()?.map(|line| line?.extract::<String>()).collect()
+    };
+    format().unwrap_or_else(|_| format!("{error}\n"))
+}
+
+/// What all threads of an application share.
+pub(super) struct Host {
+    application: Py<PyAny>,
+    base: Py<PyDict>,
+    hooks: Hooks,
+    queue_timeout: Duration,
+    debug: bool,
+}
+
+impl Host {
+    pub(super) fn new(application: &Bound<'_, PyAny>, options: &Options, hooks: Hooks) -> PyResult<Host> {
+        let py = application.py();
+        let base = PyDict::new(py);
+        base.set_item("wsgi.version", (1, 0))?;
+        base.set_item("wsgi.multithread", options.threads > 1)?;
+        base.set_item("wsgi.multiprocess", options.multiprocess)?;
+        base.set_item("wsgi.run_once", options.run_once)?;
+        base.set_item("wsgi.input_terminated", true)?;
+        base.set_item("wsgi.file_wrapper", py.get_type::<FileWrapper>())?;
+        Ok(Host {
+            application: application.clone().unbind(),
+            base: base.unbind(),
+            hooks,
+            queue_timeout: options.queue_timeout,
+            debug: options.debug,
+        })
+    }
+}
+
+impl std::fmt::Debug for Host {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Host").field("application", &self.application).finish_non_exhaustive()
+    }
+}
+
+/// What a Python thread runs.
+#[pyclass(frozen, module = "ringway", name = "Runner")]
+pub(super) struct Runner {
+    host: Arc<Host>,
+    queue: Receiver<Job>,
+}
+
+impl Runner {
+    pub(super) fn new(host: Arc<Host>, queue: Receiver<Job>) -> Runner {
+        Runner { host, queue }
+    }
+}
+
+#[pymethods]
+impl Runner {
+    /// Takes jobs until the server has ended. Attached to the interpreter once, detached while there is none.
+    fn __call__(&self, py: Python<'_>) {
+        let extra = self.host.hooks.environ.as_ref().map(|extra| extra.clone_ref(py));
+        let mut maker = Maker::new(self.host.base.clone_ref(py), extra);
+        loop {
+            let job = match self.queue.try_recv() {
+                Ok(job) => job,
+                Err(TryRecvError::Disconnected) => return,
+                Err(TryRecvError::Empty) => match py.detach(|| self.queue.recv()) {
+                    Ok(job) => job,
+                    Err(_) => return,
+                },
+            };
+            let conversation = job.conversation.clone();
+            // A bug in here must not cost the thread.
+            if catch_unwind(AssertUnwindSafe(|| self.host.serve(py, &mut maker, job))).is_err() {
+                let _ = conversation.emit([Output::End(Err("the adapter panicked".to_owned()))]);
+            }
+        }
+    }
+}
+
+impl Host {
+    fn serve(&self, py: Python<'_>, maker: &mut Maker, job: Job) {
+        if job.conversation.is_over() {
+            tracing::debug!("skipped a request whose client left while it was queued");
+            return;
+        }
+        if job.queued_at.elapsed() > self.queue_timeout {
+            tracing::warn!(
+                "a request waited {:?} for a Python thread: answered with 503",
+                job.queued_at.elapsed()
+            );
+            let _ = job.conversation.emit([Output::Busy]);
+            return;
+        }
+        match self.prepare(py, maker, &job) {
+            Ok(served) => served.run(self),
+            Err(error) => {
+                tracing::error!(target: "ringway::wsgi", "no environ can be made:\n{}", traceback(py, &error));
+                let _ = job.conversation.emit([Output::End(Err("no environ can be made".to_owned()))]);
+            }
+        }
+    }
+
+    fn prepare<'py>(&self, py: Python<'py>, maker: &mut Maker, job: &Job) -> PyResult<Served<'py>> {
+        let environ = maker.make(py, job)?;
+        let input = Bound::new(py, Input::new(job.conversation.clone()))?;
+        let errors = Bound::new(py, Errors::new(job.conversation.clone()))?;
+        environ.set_item(intern!(py, "wsgi.input"), &input)?;
+        environ.set_item(intern!(py, "wsgi.errors"), &errors)?;
+        let call = Bound::new(py, Call::new(job.conversation.clone(), job.is_head))?;
+        Ok(Served { environ, input, errors, call })
+    }
+}
+
+/// A request as Python sees it.
+struct Served<'py> {
+    environ: Bound<'py, PyDict>,
+    input: Bound<'py, Input>,
+    errors: Bound<'py, Errors>,
+    call: Bound<'py, Call>,
+}
+
+impl Served<'_> {
+    fn run(&self, host: &Host) {
+        let py = self.environ.py();
+        let result = match host.application.bind(py).call1((&self.environ, &self.call)) {
+            Ok(result) => result,
+            Err(error) => return self.fail(host, &error),
+        };
+        let call = self.call.get();
+        // What was said before the answer goes out before its end.
+        if let Err(error) = call.send(&result, || self.errors.get().finish(py)) {
+            self.fail(host, &error);
+        }
+        // PEP 3333: whatever happened.
+        let closed = result.getattr_opt(intern!(py, "close")).and_then(|close| match close {
+            Some(close) => close.call0().map(drop),
+            None => Ok(()),
+        });
+        if let Err(error) = closed {
+            self.log(&format!("close() failed for {}:\n{}", self.request(), traceback(py, &error)));
+        }
+        self.errors.get().finish(py);
+    }
+
+    /// The application failed: `error` in the logs, a 500 to the visitor if nothing was sent yet.
+    fn fail(&self, host: &Host, error: &PyErr) {
+        let py = self.environ.py();
+        let (stage, traceback) = (self.call.get().stage(), traceback(py, error));
+        self.errors.get().finish(py);
+        // A client that left, or sent half a body, is no fault of the application's.
+        let broken = self.input.get().failure();
+        if let Some(reason) = broken.filter(|_| error.is_instance_of::<pyo3::exceptions::PyOSError>(py)) {
+            tracing::info!("the application gave up on {}: {reason}", self.request());
+            let head = text_head(reason.status());
+            return self.call.get().fail(reason.to_string(), (head, Bytes::from(format!("{reason}\n"))));
+        }
+        let when = match stage {
+            Stage::Open => "",
+            Stage::Started => " in the middle of its answer",
+            Stage::Complete => " after its answer",
+        };
+        self.log(&format!("the application failed{when} for {}:\n{traceback}", self.request()));
+        let instead = match (&host.hooks.on_error, stage) {
+            (Some(hook), Stage::Open) => self.instead(hook.bind(py), error).unwrap_or_else(|failed| {
+                self.log(&format!("error() failed:\n{}", self::traceback(py, &failed)));
+                (text_head(500), "Internal Server Error\n".into())
+            }),
+            _ if host.debug => (text_head(500), traceback.into()),
+            _ => (text_head(500), "Internal Server Error\n".into()),
+        };
+        self.call.get().fail("the application failed in the middle of its answer".to_owned(), instead);
+    }
+
+    /// The answer of an overridden `error()`.
+    fn instead(&self, hook: &Bound<'_, PyAny>, error: &PyErr) -> PyResult<(Head, Bytes)> {
+        let py = hook.py();
+        let value = error.value(py);
+        let answer = hook.call1((&self.environ, error.get_type(py), value, error.traceback(py)))?;
+        let answer = answer.cast::<PyTuple>()?;
+        let (status, headers, body): (u16, Vec<(String, String)>, Bound<'_, PyBytes>) = answer.extract()?;
+        let latin1 = |text: String| latin1(&text).unwrap_or_default();
+        let headers = headers.into_iter().map(|(name, value)| (name, latin1(value))).collect();
+        Ok((Head { status, headers, app_status: 1 }, Bytes::copy_from_slice(body.as_bytes())))
+    }
+
+    /// To the log of this process, and to the web server's.
+    fn log(&self, text: &str) {
+        tracing::error!(target: "ringway::wsgi", "{}", text.trim_end());
+        let _ = self.call.get().tell(text);
+    }
+
+    /// What was asked for, for the log.
+    fn request(&self) -> String {
+        let get = |name: &str| {
+            let value = self.environ.get_item(name).ok().flatten();
+            value.map(|value| value.to_string()).unwrap_or_default()
+        };
+        format!("{} {:?}", get("REQUEST_METHOD").escape_debug(), get("SCRIPT_NAME") + &get("PATH_INFO"))
+    }
+}
+
+fn text_head(status: u16) -> Head {
+    let headers = vec![("Content-Type".to_owned(), b"text/plain; charset=utf-8".to_vec())];
+    Head { status, headers, app_status: 1 }
+}

@@ -1,0 +1,258 @@
+//! Python applications (PEP 3333) as a [`Responder`].
+//!
+//! ```text
+//!   worker ── Job ──▶ bounded queue ──▶ Python thread: environ, application(environ, start_response), iteration
+//!     │                                    │
+//!     └────── Conversation: stdin ──▶, ◀── head, body, stderr: both ends wait for each other, neither holds the GIL
+//! ```
+//!
+//! Workers never run Python. A pool of Python threads does; each is attached to the interpreter once and detached
+//! while it waits. Admission counts requests: one that finds the queue full, or that lay in it for too long, is
+//! answered with 503 and `Retry-After`; one whose client is gone when its turn comes is skipped.
+//!
+//! It differs from plain CGI hosts in what it refuses: heads with bytes that could split them, hop-by-hop headers,
+//! bodies that are not bytes, bodies shorter than their Content-Length. A body that breaks off is seen as broken off.
+
+mod call;
+mod conversation;
+mod environ;
+mod interpreter;
+mod io;
+
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+use crossbeam::channel::{Sender, TrySendError, bounded};
+use pyo3::prelude::*;
+use pyo3::types::PyDict;
+
+use crate::{Failure, Request, Responder, Response, Stderr, Stdin, Stdout};
+
+use conversation::{Conversation, Head, Output};
+use interpreter::{Host, Runner};
+pub use interpreter::{LoadError, load};
+
+/// Pieces of a body up to this size are copied into the record that is being filled.
+const COPY_BYTES_MAX: usize = 4 << 10;
+
+/// How a Python application is run.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Options {
+    /// Python threads, each with one request at a time; at least 1.
+    pub threads: usize,
+    /// Requests that wait for a thread; one more is answered with 503. At least 1.
+    pub queue_max: usize,
+    /// A request that waited longer is answered with 503.
+    pub queue_timeout: Duration,
+    /// `wsgi.multiprocess`: whether other processes may run the same application.
+    pub multiprocess: bool,
+    /// `wsgi.run_once`: whether the process ends after one request, as a CGI program does.
+    pub run_once: bool,
+    /// Shows tracebacks to visitors. Never in production.
+    pub debug: bool,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options {
+            threads: 16,
+            queue_max: 1024,
+            queue_timeout: Duration::from_secs(30),
+            multiprocess: false,
+            run_once: false,
+            debug: false,
+        }
+    }
+}
+
+/// What Python code may add to an [`Application`].
+#[derive(Debug, Default)]
+pub struct Hooks {
+    /// Variables that every `environ` gets, over those of the request.
+    pub environ: Option<Py<PyDict>>,
+    /// `on_error(environ, type, value, traceback)`, called for an exception before the head was sent; returns
+    /// `(status, headers, body)`, the answer to send.
+    pub on_error: Option<Py<PyAny>>,
+}
+
+/// A WSGI application; give it to [`Builder::responder`](crate::Builder::responder). Clones share the threads.
+#[derive(Clone, Debug)]
+pub struct Application {
+    /// The owner is [`Threads`]: without it nobody takes jobs any more.
+    jobs: Weak<Sender<Job>>,
+}
+
+/// The Python threads of an [`Application`].
+#[derive(Debug)]
+pub struct Threads {
+    jobs: Option<Arc<Sender<Job>>>,
+    threads: Vec<Py<PyAny>>,
+}
+
+/// A request on its way to a Python thread.
+#[derive(Debug)]
+struct Job {
+    params: environ::Pairs,
+    script_name: Vec<u8>,
+    path_info: Vec<u8>,
+    is_head: bool,
+    queued_at: Instant,
+    conversation: Arc<Conversation>,
+}
+
+impl Application {
+    /// Starts the threads for `application`, a callable as PEP 3333 describes it.
+    ///
+    /// # Errors
+    ///
+    /// Python's, where no thread can be started.
+    pub fn start(
+        application: &Bound<'_, PyAny>,
+        options: &Options,
+        hooks: Hooks,
+    ) -> PyResult<(Application, Threads)> {
+        let py = application.py();
+        let (jobs, queue) = bounded(options.queue_max.max(1));
+        let host = Arc::new(Host::new(application, options, hooks)?);
+        let thread = py.import("threading")?.getattr("Thread")?;
+        let mut threads = Vec::new();
+        for number in 1..=options.threads.max(1) {
+            let keywords = PyDict::new(py);
+            keywords.set_item("target", Runner::new(host.clone(), queue.clone()))?;
+            keywords.set_item("name", format!("ringway-wsgi-{number}"))?;
+            keywords.set_item("daemon", true)?;
+            let thread = thread.call((), Some(&keywords))?;
+            thread.call_method0("start")?;
+            threads.push(thread.unbind());
+        }
+        let jobs = Arc::new(jobs);
+        Ok((Application { jobs: Arc::downgrade(&jobs) }, Threads { jobs: Some(jobs), threads }))
+    }
+
+    /// Hands the request to the threads, or says why not.
+    fn admit(&self, request: &Request) -> Result<Answering, Response> {
+        let Some(jobs) = self.jobs.upgrade() else { return Err(busy("the server is stopping")) };
+        let conversation = Arc::new(Conversation::default());
+        let job = Job {
+            params: environ::Pairs::of(request.params()),
+            script_name: request.script_name().into_owned(),
+            path_info: request.path_info().into_owned(),
+            is_head: request.method() == "HEAD",
+            queued_at: Instant::now(),
+            conversation: conversation.clone(),
+        };
+        match jobs.try_send(job) {
+            Ok(()) => Ok(Answering { conversation, stdin: request.stdin(), stderr: request.stderr() }),
+            Err(TrySendError::Full(_)) => {
+                tracing::warn!("the queue for Python threads is full: answered with 503");
+                Err(busy("too many requests wait"))
+            }
+            Err(TrySendError::Disconnected(_)) => Err(busy("the server is stopping")),
+        }
+    }
+}
+
+impl Threads {
+    /// Takes no more requests and waits until the threads have ended, `timeout` at most. Returns how many have not.
+    pub fn join(&mut self, py: Python<'_>, timeout: Duration) -> PyResult<usize> {
+        self.jobs = None;
+        let end = Instant::now() + timeout;
+        let mut running = 0;
+        for thread in &self.threads {
+            let left = end.saturating_duration_since(Instant::now()).as_secs_f64();
+            thread.call_method1(py, "join", (left,))?;
+            running += usize::from(thread.call_method0(py, "is_alive")?.extract::<bool>(py)?);
+        }
+        Ok(running)
+    }
+}
+
+fn busy(reason: &str) -> Response {
+    Response::text(format!("Service Unavailable: {reason}\n")).status(503).header("Retry-After", "1")
+}
+
+impl Responder for Application {
+    fn respond(&self, request: Request) -> impl Future<Output = Response> + 'static {
+        let admitted = self.admit(&request);
+        async {
+            match admitted {
+                Ok(answering) => answering.answer().await,
+                Err(refusal) => refusal,
+            }
+        }
+    }
+}
+
+/// The worker's side of a request. Dropping it tells the Python side that nobody listens any more.
+struct Answering {
+    conversation: Arc<Conversation>,
+    stdin: Stdin,
+    stderr: Stderr,
+}
+
+impl Drop for Answering {
+    fn drop(&mut self) {
+        self.conversation.leave();
+    }
+}
+
+impl Answering {
+    async fn answer(mut self) -> Response {
+        loop {
+            match self.conversation.next(&mut self.stdin).await {
+                Output::Stderr(text) => self.log(text.as_ref()).await,
+                Output::Whole(head, Some(body)) => return response(head).body(body),
+                // A body that is not there must not get a Content-Length of its own.
+                Output::Whole(head, None) => return response(head).stream(async |_| Ok::<(), Failure>(())),
+                Output::Head(head) => {
+                    return response(head).stream(|stdout| self.stream(stdout));
+                }
+                Output::Busy => return busy("the request waited for too long"),
+                Output::Piece(_) | Output::End(_) => {
+                    return Response::text("Internal Server Error\n").status(500).app_status(1);
+                }
+            }
+        }
+    }
+
+    async fn stream(mut self, mut stdout: Stdout) -> Result<(), Failure> {
+        loop {
+            match self.conversation.next(&mut self.stdin).await {
+                Output::Stderr(text) => self.log(text.as_ref()).await,
+                Output::Piece(bytes) => {
+                    let length = bytes.len();
+                    let conversation = self.conversation.clone();
+                    let write = async {
+                        if length <= COPY_BYTES_MAX {
+                            stdout.write(&bytes).await?;
+                        } else {
+                            stdout.write_bytes(bytes).await?;
+                        }
+                        // PEP 3333: no block may be held back.
+                        if conversation.has_sent(length) { stdout.flush().await } else { Ok(()) }
+                    };
+                    // The application may want input before the web server takes more output.
+                    self.conversation.with_input(&mut self.stdin, write).await?;
+                }
+                Output::End(Ok(())) => return Ok(()),
+                Output::End(Err(reason)) => return Err(Failure::new(reason)),
+                Output::Whole(..) | Output::Head(_) | Output::Busy => {
+                    return Err(Failure::new("a second head in one answer"));
+                }
+            }
+        }
+    }
+
+    async fn log(&mut self, text: &[u8]) {
+        let stderr = self.stderr.clone();
+        // Where the request is over, the log of the process has it.
+        let _ = self.conversation.with_input(&mut self.stdin, stderr.write(text)).await;
+        self.conversation.has_sent(text.len());
+    }
+}
+
+fn response(head: Head) -> Response {
+    let start = Response::new(head.status).app_status(head.app_status);
+    head.headers.into_iter().fold(start, |response, (name, value)| response.header(name, value))
+}
