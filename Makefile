@@ -71,6 +71,8 @@ wheel: $(BUILD_VENV)/bin/maturin
 python: wheel
 	cd python && $(CARGO) fmt --check
 	cd python && CARGO_TARGET_DIR=$(TARGET)/python $(CARGO) clippy --release --locked -- -D warnings
+	$(CARGO) clippy --all-targets --features cli,python -- -D warnings
+	RINGWAY_REQUIRE=$(RINGWAY_REQUIRE) $(CARGO) test --features cli,python --test wsgi
 	rm -rf $(TEST_VENV)
 	$(PYTHON) -m venv $(TEST_VENV)
 	$(TEST_VENV)/bin/pip install -q $(WHEELS)/*.whl -r python/tests/requirements.txt

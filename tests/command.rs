@@ -28,7 +28,11 @@ fn run(arguments: &[&str]) -> (i32, String, String) {
 #[test]
 fn what_cannot_be_used_is_one_line_and_exit_code_2() {
     for (arguments, expected) in [
-        (&["serve", "cgi:/x"][..], "\"cgi:/x\" is no application of this build, which has: probe"),
+        (
+            &["serve", "nothing"][..],
+            "\"nothing\" is no application of this build, which has: probe, cgi:DIRECTORY",
+        ),
+        (&["serve", "cgi:/nowhere"], "cgi:/nowhere: No such file"),
         (&["serve", "probe", "--workers", "many"], "--workers \"many\": not a whole number"),
         (&["serve", "probe", "--listen", "nonsense"], "cannot listen on nonsense"),
         (&["serve", "probe"], "file descriptor 0"),
