@@ -191,7 +191,8 @@ fn crowd(driver: &str, way: &str) {
         TOLD => assert_eq!(counts.at_a_time, AT_A_TIME, "{counts:?}"),
         _ => {
             assert!(counts.at_a_time > 1 && counts.connections < counts.requests, "{counts:?}");
-            assert!(counts.get_values > 0 && counts.get_values == counts.get_values_results, "{counts:?}");
+            // It may give up a connection before it has the answer to its question.
+            assert!((1..=counts.get_values).contains(&counts.get_values_results), "{counts:?}");
         }
     }
 }
