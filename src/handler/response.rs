@@ -279,6 +279,15 @@ enum Headers {
 }
 
 impl Headers {
+    /// Those that may hold what must not be sent.
+    fn unchecked(&self) -> &[Header] {
+        match self {
+            Headers::Pairs(pairs) => pairs,
+            #[cfg(feature = "http")]
+            Headers::Lines(_) => &[],
+        }
+    }
+
     fn push(&mut self, name: Cow<'static, str>, value: Cow<'static, [u8]>) {
         match self {
             Headers::Pairs(pairs) => pairs.push((name, value)),
@@ -351,12 +360,7 @@ impl Head {
         if !(100..=999).contains(&self.status) {
             return Err(BadHead::Status(self.status));
         }
-        let pairs = match &self.headers {
-            Headers::Pairs(pairs) => pairs,
-            #[cfg(feature = "http")]
-            Headers::Lines(_) => return Ok(()),
-        };
-        for (name, value) in pairs {
+        for (name, value) in self.headers.unchecked() {
             // The header of nearly every answer needs no look at each byte.
             if name != "Content-Type" && (!is_token(name.as_bytes()) || is_header(name, "Status")) {
                 return Err(BadHead::Name(name.to_string()));
