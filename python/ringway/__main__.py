@@ -40,6 +40,19 @@ def parser() -> argparse.ArgumentParser:
         metavar="TIME",
         help="a request that waited longer is answered with 503 [default: %(default)s]",
     )
+    python.add_argument(
+        "--slow-log",
+        default="0",
+        metavar="TIME",
+        help="log a request that runs longer, with the traceback of its thread; 0: none [default: %(default)s]",
+    )
+    python.add_argument(
+        "--stuck-max",
+        type=int,
+        default=16,
+        metavar="N",
+        help="threads that may be stuck beyond --request-timeout; one more ends the process [default: %(default)s]",
+    )
     python.add_argument("--debug", action="store_true", help="show tracebacks to visitors; never in production")
     python.add_argument("--log", metavar="FILTER", help="error, warn, info, debug, trace, or a filter [default: info]")
     groups = {}
@@ -78,6 +91,8 @@ def main(arguments: Optional[List[str]] = None) -> int:
         maxThreads=options.threads,
         queue_max=options.queue_max,
         queue_timeout=options.queue_timeout,
+        slow_log=options.slow_log,
+        stuck_max=options.stuck_max,
         debug=options.debug,
         log=options.log,
         **settings,

@@ -18,6 +18,8 @@ class How(TypedDict):
     threads: int
     queue_max: int
     queue_timeout: str
+    slow_log: str
+    stuck_max: int
     multiprocess: bool
     debug: bool
     force_cgi: bool

@@ -111,7 +111,8 @@ class WSGIServer:
     of every request. `debug=True` shows tracebacks to visitors.
 
     Beyond flup: `queue_max` requests wait for a thread, for `queue_timeout` at most, others are answered with 503;
-    `log` filters the log on stderr; and every setting of the engine is an argument by its name (`workers=2`,
+    a request that runs longer than `slow_log` is logged with its traceback; `stuck_max` threads may be stuck beyond
+    `request_timeout` before the process ends; `log` filters the log on stderr; and every setting of the engine is an argument by its name (`workers=2`,
     `drain_timeout="10s"`, `mount="/app"`).
     """
 
@@ -131,6 +132,8 @@ class WSGIServer:
         maxThreads: Optional[int] = None,
         queue_max: int = 1024,
         queue_timeout: str = "30s",
+        slow_log: str = "0",
+        stuck_max: int = 16,
         log: Optional[str] = None,
         **options: Any,
     ) -> None:
@@ -162,6 +165,8 @@ class WSGIServer:
             "threads": min(maxThreads or THREADS, THREADS_MAX) if multithreaded else 1,
             "queue_max": queue_max,
             "queue_timeout": str(queue_timeout),
+            "slow_log": str(slow_log),
+            "stuck_max": stuck_max,
             "multiprocess": multiprocess,
             "debug": debug,
             "force_cgi": forceCGI,

@@ -41,6 +41,8 @@ struct How {
     threads: usize,
     queue_max: usize,
     queue_timeout: String,
+    slow_log: String,
+    stuck_max: usize,
     multiprocess: bool,
     debug: bool,
     /// As a CGI program, wherever the process was started.
@@ -67,8 +69,11 @@ fn serve(
     let mut options = wsgi::Options::default();
     options.threads = if is_cgi { 1 } else { how.threads };
     options.queue_max = how.queue_max;
-    options.queue_timeout =
-        ringway::config::parse_duration(&how.queue_timeout).map_err(PyValueError::new_err)?;
+    options.queue_timeout = duration("queue_timeout", &how.queue_timeout)?;
+    options.slow_log = duration("slow_log", &how.slow_log)?;
+    options.request_timeout = config.request_timeout;
+    options.stuck_max = how.stuck_max;
+    options.obeys_signals = how.signals && !is_cgi;
     // Whoever spawned this process may have spawned more.
     options.multiprocess = how.multiprocess || config.listen.is_empty();
     options.run_once = is_cgi;
@@ -95,6 +100,11 @@ fn serve(
         }
         Err(error) => Err(PyRuntimeError::new_err(error.to_string())),
     }
+}
+
+fn duration(name: &str, text: &str) -> PyResult<Duration> {
+    ringway::config::parse_duration(text)
+        .map_err(|reason| PyValueError::new_err(format!("{name} {text:?}: {reason}")))
 }
 
 /// Defaults, then the environment, then what the caller says.

@@ -62,7 +62,7 @@ def test_environ(pages):
         "wsgi.run_once": False,
         "wsgi.input_terminated": True,
     }
-    streams = {name: environ.pop(name) for name in ("wsgi.input", "wsgi.errors", "wsgi.file_wrapper")}
+    streams = {name: environ.pop(name) for name in ("wsgi.input", "wsgi.errors", "wsgi.file_wrapper", "ringway.aborted")}
     assert environ == expected
     assert all(streams.values())
 

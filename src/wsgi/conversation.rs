@@ -8,6 +8,7 @@ use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -73,6 +74,8 @@ struct State {
     /// Of the worker's future.
     waker: Option<Waker>,
     is_over: bool,
+    /// It is over before the answer was taken whole.
+    is_aborted: bool,
 }
 
 /// The worker's side.
@@ -137,10 +140,10 @@ impl Conversation {
         is_drained
     }
 
-    /// Nobody listens any more.
-    pub(super) fn leave(&self) {
+    /// Nobody listens any more. `is_aborted`: not because the answer is complete.
+    pub(super) fn leave(&self, is_aborted: bool) {
         let mut state = self.lock();
-        state.is_over = true;
+        (state.is_over, state.is_aborted) = (true, is_aborted);
         state.waker = None;
         state.output.clear();
         state.input.clear();
@@ -154,6 +157,26 @@ impl Conversation {
 impl Conversation {
     pub(super) fn is_over(&self) -> bool {
         self.lock().is_over
+    }
+
+    /// Whether the request was given up before its answer was taken whole.
+    pub(super) fn is_aborted(&self) -> bool {
+        self.lock().is_aborted
+    }
+
+    /// Waits until the request is over, `timeout` at most. Whether it was given up.
+    pub(super) fn wait_for_end(&self, timeout: Option<Duration>) -> bool {
+        let (state, goes_on) = (self.lock(), |state: &mut State| !state.is_over);
+        match timeout {
+            Some(timeout) => {
+                let waited = self.changed.wait_timeout_while(state, timeout, goes_on);
+                waited.unwrap_or_else(PoisonError::into_inner).0.is_aborted
+            }
+            None => {
+                let waited = self.changed.wait_while(state, goes_on);
+                waited.unwrap_or_else(PoisonError::into_inner).is_aborted
+            }
+        }
     }
 
     /// The next piece of input, if one is there: `None` means that [`Conversation::read`] has to wait for it.

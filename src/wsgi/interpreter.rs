@@ -5,15 +5,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use crossbeam::channel::{Receiver, TryRecvError};
+use crossbeam::channel::TryRecvError;
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyList, PyTuple};
 
+use super::aborted::Aborted;
 use super::call::{Call, Stage};
 use super::conversation::{Head, Output};
 use super::environ::{Maker, latin1};
 use super::io::{Errors, FileWrapper, Input};
+use super::threads::Crew;
+use super::watch::Slot;
 use super::{Hooks, Job, Options};
 
 /// An application that cannot be had: a text of several lines, with the traceback where there is one.
@@ -119,42 +122,52 @@ impl std::fmt::Debug for Host {
 /// What a Python thread runs.
 #[pyclass(frozen, module = "ringway", name = "Runner")]
 pub(super) struct Runner {
-    host: Arc<Host>,
-    queue: Receiver<Job>,
+    crew: Arc<Crew>,
+    /// Where requests are watched.
+    slot: Option<Arc<Slot>>,
 }
 
 impl Runner {
-    pub(super) fn new(host: Arc<Host>, queue: Receiver<Job>) -> Runner {
-        Runner { host, queue }
+    pub(super) fn new(crew: Arc<Crew>, slot: Option<Arc<Slot>>) -> Runner {
+        Runner { crew, slot }
     }
 }
 
 #[pymethods]
 impl Runner {
     /// Takes jobs until the server has ended. Attached to the interpreter once, detached while there is none.
-    fn __call__(&self, py: Python<'_>) {
-        let extra = self.host.hooks.environ.as_ref().map(|extra| extra.clone_ref(py));
-        let mut maker = Maker::new(self.host.base.clone_ref(py), extra);
+    fn __call__(&self, py: Python<'_>) -> PyResult<()> {
+        let Crew { host, queue, .. } = &*self.crew;
+        let slot = self.slot.as_ref();
+        slot.map_or(Ok(()), |slot| slot.is_here(py))?;
+        let extra = host.hooks.environ.as_ref().map(|extra| extra.clone_ref(py));
+        let mut maker = Maker::new(host.base.clone_ref(py), extra);
         loop {
-            let job = match self.queue.try_recv() {
+            let job = match queue.try_recv() {
                 Ok(job) => job,
-                Err(TryRecvError::Disconnected) => return,
-                Err(TryRecvError::Empty) => match py.detach(|| self.queue.recv()) {
+                Err(TryRecvError::Disconnected) => return Ok(()),
+                Err(TryRecvError::Empty) => match py.detach(|| queue.recv()) {
                     Ok(job) => job,
-                    Err(_) => return,
+                    Err(_) => return Ok(()),
                 },
             };
             let conversation = job.conversation.clone();
             // A bug in here must not cost the thread.
-            if catch_unwind(AssertUnwindSafe(|| self.host.serve(py, &mut maker, job))).is_err() {
+            if catch_unwind(AssertUnwindSafe(|| host.serve(py, &mut maker, job, slot))).is_err() {
                 let _ = conversation.emit([Output::End(Err("the adapter panicked".to_owned()))]);
+            }
+            if let Some(slot) = slot
+                && slot.end()
+            {
+                self.crew.dismiss(slot);
+                return Ok(());
             }
         }
     }
 }
 
 impl Host {
-    fn serve(&self, py: Python<'_>, maker: &mut Maker, job: Job) {
+    fn serve(&self, py: Python<'_>, maker: &mut Maker, job: Job, slot: Option<&Arc<Slot>>) {
         if job.conversation.is_over() {
             tracing::debug!("skipped a request whose client left while it was queued");
             return;
@@ -168,7 +181,12 @@ impl Host {
             return;
         }
         match self.prepare(py, maker, &job) {
-            Ok(served) => served.run(self),
+            Ok(served) => {
+                if let Some(slot) = slot {
+                    slot.begin(served.environ.clone().unbind(), job.queued_at);
+                }
+                served.run(self);
+            }
             Err(error) => {
                 tracing::error!(target: "ringway::wsgi", "no environ can be made:\n{}", traceback(py, &error));
                 let _ = job.conversation.emit([Output::End(Err("no environ can be made".to_owned()))]);
@@ -182,6 +200,8 @@ impl Host {
         let errors = Bound::new(py, Errors::new(job.conversation.clone()))?;
         environ.set_item(intern!(py, "wsgi.input"), &input)?;
         environ.set_item(intern!(py, "wsgi.errors"), &errors)?;
+        let aborted = Bound::new(py, Aborted::new(job.conversation.clone()))?;
+        environ.set_item(intern!(py, "ringway.aborted"), aborted)?;
         let call = Bound::new(py, Call::new(job.conversation.clone(), job.is_head))?;
         Ok(Served { environ, input, errors, call })
     }
@@ -265,14 +285,18 @@ impl Served<'_> {
         let _ = self.call.get().tell(text);
     }
 
-    /// What was asked for, for the log.
     fn request(&self) -> String {
-        let get = |name: &str| {
-            let value = self.environ.get_item(name).ok().flatten();
-            value.map(|value| value.to_string()).unwrap_or_default()
-        };
-        format!("{} {:?}", get("REQUEST_METHOD").escape_debug(), get("SCRIPT_NAME") + &get("PATH_INFO"))
+        request_line(&self.environ)
     }
+}
+
+/// What was asked for, for the log.
+pub(super) fn request_line(environ: &Bound<'_, PyDict>) -> String {
+    let get = |name: &str| {
+        let value = environ.get_item(name).ok().flatten();
+        value.map(|value| value.to_string()).unwrap_or_default()
+    };
+    format!("{} {:?}", get("REQUEST_METHOD").escape_debug(), get("SCRIPT_NAME") + &get("PATH_INFO"))
 }
 
 fn text_head(status: u16) -> Head {

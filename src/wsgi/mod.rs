@@ -13,11 +13,14 @@
 //! It differs from plain CGI hosts in what it refuses: heads with bytes that could split them, hop-by-hop headers,
 //! bodies that are not bytes, bodies shorter than their Content-Length. A body that breaks off is seen as broken off.
 
+mod aborted;
 mod call;
 mod conversation;
 mod environ;
 mod interpreter;
 mod io;
+mod threads;
+mod watch;
 
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
@@ -29,8 +32,9 @@ use pyo3::types::PyDict;
 use crate::{Failure, Request, Responder, Response, Stderr, Stdin, Stdout};
 
 use conversation::{Conversation, Head, Output};
-use interpreter::{Host, Runner};
+use interpreter::Host;
 pub use interpreter::{LoadError, load};
+pub use threads::Threads;
 
 /// Pieces of a body up to this size are copied into the record that is being filled.
 const COPY_BYTES_MAX: usize = 4 << 10;
@@ -45,6 +49,15 @@ pub struct Options {
     pub queue_max: usize,
     /// A request that waited longer is answered with 503.
     pub queue_timeout: Duration,
+    /// A request whose application runs longer is logged with the traceback of its thread; 0: none is.
+    pub slow_log: Duration,
+    /// What [`Config::request_timeout`](crate::Config::request_timeout) says. The engine ends such a request; here its
+    /// thread's traceback is logged, and the thread is given up: another takes its place. 0: none is.
+    pub request_timeout: Duration,
+    /// Threads that may be given up and not have come back. One more: none takes its place, and the process ends.
+    pub stuck_max: usize,
+    /// Whether SIGTERM ends the server in order: then the process sends it to itself when too many threads are stuck.
+    pub obeys_signals: bool,
     /// `wsgi.multiprocess`: whether other processes may run the same application.
     pub multiprocess: bool,
     /// `wsgi.run_once`: whether the process ends after one request, as a CGI program does.
@@ -59,6 +72,10 @@ impl Default for Options {
             threads: 16,
             queue_max: 1024,
             queue_timeout: Duration::from_secs(30),
+            slow_log: Duration::ZERO,
+            request_timeout: Duration::ZERO,
+            stuck_max: 16,
+            obeys_signals: false,
             multiprocess: false,
             run_once: false,
             debug: false,
@@ -81,13 +98,6 @@ pub struct Hooks {
 pub struct Application {
     /// The owner is [`Threads`]: without it nobody takes jobs any more.
     jobs: Weak<Sender<Job>>,
-}
-
-/// The Python threads of an [`Application`].
-#[derive(Debug)]
-pub struct Threads {
-    jobs: Option<Arc<Sender<Job>>>,
-    threads: Vec<Py<PyAny>>,
 }
 
 /// A request on its way to a Python thread.
@@ -114,20 +124,10 @@ impl Application {
     ) -> PyResult<(Application, Threads)> {
         let py = application.py();
         let (jobs, queue) = bounded(options.queue_max.max(1));
-        let host = Arc::new(Host::new(application, options, hooks)?);
-        let thread = py.import("threading")?.getattr("Thread")?;
-        let mut threads = Vec::new();
-        for number in 1..=options.threads.max(1) {
-            let keywords = PyDict::new(py);
-            keywords.set_item("target", Runner::new(host.clone(), queue.clone()))?;
-            keywords.set_item("name", format!("ringway-wsgi-{number}"))?;
-            keywords.set_item("daemon", true)?;
-            let thread = thread.call((), Some(&keywords))?;
-            thread.call_method0("start")?;
-            threads.push(thread.unbind());
-        }
+        let host = Host::new(application, options, hooks)?;
         let jobs = Arc::new(jobs);
-        Ok((Application { jobs: Arc::downgrade(&jobs) }, Threads { jobs: Some(jobs), threads }))
+        let shared = Arc::downgrade(&jobs);
+        Ok((Application { jobs: shared }, Threads::start(py, host, (jobs, queue), options)?))
     }
 
     /// Hands the request to the threads, or says why not.
@@ -143,28 +143,16 @@ impl Application {
             conversation: conversation.clone(),
         };
         match jobs.try_send(job) {
-            Ok(()) => Ok(Answering { conversation, stdin: request.stdin(), stderr: request.stderr() }),
+            Ok(()) => {
+                let (stdin, stderr) = (request.stdin(), request.stderr());
+                Ok(Answering { conversation, stdin, stderr, is_done: false })
+            }
             Err(TrySendError::Full(_)) => {
                 tracing::warn!("the queue for Python threads is full: answered with 503");
                 Err(busy("too many requests wait"))
             }
             Err(TrySendError::Disconnected(_)) => Err(busy("the server is stopping")),
         }
-    }
-}
-
-impl Threads {
-    /// Takes no more requests and waits until the threads have ended, `timeout` at most. Returns how many have not.
-    pub fn join(&mut self, py: Python<'_>, timeout: Duration) -> PyResult<usize> {
-        self.jobs = None;
-        let end = Instant::now() + timeout;
-        let mut running = 0;
-        for thread in &self.threads {
-            let left = end.saturating_duration_since(Instant::now()).as_secs_f64();
-            thread.call_method1(py, "join", (left,))?;
-            running += usize::from(thread.call_method0(py, "is_alive")?.extract::<bool>(py)?);
-        }
-        Ok(running)
     }
 }
 
@@ -189,18 +177,22 @@ struct Answering {
     conversation: Arc<Conversation>,
     stdin: Stdin,
     stderr: Stderr,
+    /// The answer was taken whole.
+    is_done: bool,
 }
 
 impl Drop for Answering {
     fn drop(&mut self) {
-        self.conversation.leave();
+        self.conversation.leave(!self.is_done);
     }
 }
 
 impl Answering {
     async fn answer(mut self) -> Response {
         loop {
-            match self.conversation.next(&mut self.stdin).await {
+            let output = self.conversation.next(&mut self.stdin).await;
+            self.is_done = !matches!(output, Output::Stderr(_) | Output::Head(_));
+            match output {
                 Output::Stderr(text) => self.log(text.as_ref()).await,
                 Output::Whole(head, Some(body)) => return response(head).body(body),
                 // A body that is not there must not get a Content-Length of its own.
@@ -235,8 +227,10 @@ impl Answering {
                     // The application may want input before the web server takes more output.
                     self.conversation.with_input(&mut self.stdin, write).await?;
                 }
-                Output::End(Ok(())) => return Ok(()),
-                Output::End(Err(reason)) => return Err(Failure::new(reason)),
+                Output::End(end) => {
+                    self.is_done = true;
+                    return end.map_err(Failure::new);
+                }
                 Output::Whole(..) | Output::Head(_) | Output::Busy => {
                     return Err(Failure::new("a second head in one answer"));
                 }

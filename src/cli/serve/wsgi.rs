@@ -25,6 +25,12 @@ pub(super) struct PythonOptions {
     /// A request that waited longer for a thread is answered with 503
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = ringway::config::parse_duration)]
     queue_timeout: Duration,
+    /// Log a request that runs longer, with the traceback of its thread; 0: none
+    #[arg(long, value_name = "TIME", default_value = "0", value_parser = ringway::config::parse_duration)]
+    slow_log: Duration,
+    /// Threads that may be stuck beyond --request-timeout; one more ends the process
+    #[arg(long, value_name = "N", default_value_t = 16)]
+    stuck_max: u16,
     /// Show tracebacks to visitors; never in production
     #[arg(long)]
     debug: bool,
@@ -37,6 +43,10 @@ pub(super) fn serve(name: &str, options: &PythonOptions, config: Config) -> Resu
     wanted.threads = if is_cgi { 1 } else { options.threads.into() };
     wanted.queue_max = options.queue_max as usize;
     wanted.queue_timeout = options.queue_timeout;
+    wanted.slow_log = options.slow_log;
+    wanted.request_timeout = config.request_timeout;
+    wanted.stuck_max = options.stuck_max.into();
+    wanted.obeys_signals = !is_cgi;
     // Whoever spawned this process may have spawned more.
     wanted.multiprocess = config.listen.is_empty();
     wanted.run_once = is_cgi;

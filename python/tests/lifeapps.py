@@ -1,0 +1,85 @@
+"""An application for test_life.py: pages that hang, wait, and end the process."""
+
+import ctypes
+import os
+import threading
+import time
+
+
+def ok(start_response, *pieces):
+    start_response("200 OK", [("Content-Type", "text/plain")])
+    return list(pieces)
+
+
+def nap(seconds):
+    time.sleep(seconds)
+
+
+def hang(environ, start_response):
+    nap(float(environ["QUERY_STRING"]))
+    return ok(start_response, b"too late")
+
+
+def hang_later(environ, start_response):
+    write = start_response("200 OK", [("Content-Type", "text/plain")])
+    write(b"begun ")
+    nap(float(environ["QUERY_STRING"]))
+    return [b"too late"]
+
+
+def upload(environ, start_response):
+    return ok(start_response, environ["wsgi.input"].read())
+
+
+def threads(environ, start_response):
+    names = sorted(thread.name for thread in threading.enumerate() if thread.name.startswith("ringway-wsgi"))
+    return ok(start_response, " ".join(names).encode())
+
+
+def note(text):
+    with open(os.environ["NOTES"], "a") as notes:
+        notes.write(text + "\n")
+
+
+def aborted(environ, start_response):
+    gone = environ["ringway.aborted"]
+    note("at first %r %r %r" % (gone.is_set(), bool(gone), gone.wait(0.01)))
+    note("waited %r, then %r" % (gone.wait(60), gone.is_set()))
+    return ok(start_response)
+
+
+def aborted_stream(environ, start_response):
+    gone = environ["ringway.aborted"]
+    start_response("200 OK", [])
+
+    def items():
+        while not gone:
+            yield b"." * 1000
+            time.sleep(0.01)
+        note("left the loop")
+
+    return items()
+
+
+def not_aborted(environ, start_response):
+    gone = environ["ringway.aborted"]
+    threading.Thread(target=lambda: note("ended %r %r" % (gone.wait(60), gone.is_set()))).start()
+    start_response("200 OK", [])
+    return iter([b"a", b"b"])
+
+
+def abort(environ, start_response):
+    os.abort()
+
+
+def segfault(environ, start_response):
+    ctypes.string_at(0)
+
+
+PAGES = {"/" + function.__name__: function for function in (
+    hang, hang_later, upload, threads, aborted, aborted_stream, not_aborted, abort, segfault,
+)}  # fmt: skip
+
+
+def application(environ, start_response):
+    return PAGES[environ["PATH_INFO"]](environ, start_response)
