@@ -17,7 +17,7 @@ pub(crate) fn open_standard_streams() -> io::Result<()> {
     let closed = streams.iter().filter(|stream| rustix::io::fcntl_getfd(stream) == Err(Errno::BADF)).count();
     for _ in 0..closed {
         // open(2) takes the lowest number that is free. It is never closed again.
-        let _ = open_null()?.into_raw_fd();
+        let _ = open_null(OFlags::RDWR)?.into_raw_fd();
     }
     Ok(())
 }
@@ -38,11 +38,12 @@ pub(crate) fn keep_descriptors() {
 
 /// Puts /dev/null on file descriptor 0.
 pub(super) fn close_standard_input() -> io::Result<()> {
-    Ok(rustix::stdio::dup2_stdin(open_null()?)?)
+    // To read only, which is allowed in containers where nobody but root may write there, too.
+    Ok(rustix::stdio::dup2_stdin(open_null(OFlags::RDONLY)?)?)
 }
 
-fn open_null() -> io::Result<std::os::fd::OwnedFd> {
-    Ok(rustix::fs::open("/dev/null", OFlags::RDWR, Mode::empty())?)
+fn open_null(access: OFlags) -> io::Result<std::os::fd::OwnedFd> {
+    Ok(rustix::fs::open("/dev/null", access, Mode::empty())?)
 }
 
 #[cfg(test)]
@@ -70,7 +71,7 @@ mod tests {
             open_standard_streams().expect("there is a /dev/null");
             let fine = [target(1), target(2)] == ["/dev/null", "/dev/null"] && target(0) == before;
             // The next descriptor is a stranger to all three.
-            let fine = fine && open_null().is_ok_and(|fd| fd.into_raw_fd() > 2);
+            let fine = fine && open_null(OFlags::RDWR).is_ok_and(|fd| fd.into_raw_fd() > 2);
             std::process::exit(if fine { 7 } else { 1 });
         }
         let output = Command::new(std::env::current_exe().expect("this test"))
