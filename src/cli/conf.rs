@@ -14,7 +14,7 @@ use clap::parser::ValueSource;
 use clap::{ArgMatches, Args, FromArgMatches};
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::Serde;
-use minijinja::{Environment, ErrorKind, UndefinedBehavior, Value};
+use minijinja::{Environment, ErrorKind, State, UndefinedBehavior, Value};
 use ringway::client::Address;
 use serde::Serialize;
 
@@ -104,7 +104,8 @@ struct Options {
     /// Address for visitors
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8080")]
     http: SocketAddr,
-    /// The application that is started: what `ringway serve` is to be given
+    /// The application that is started: what `ringway serve` is to be given, or a program of its own by its absolute
+    /// path, such as a Python file app.fcgi or "/srv/venv/bin/ringway-wsgi app:app"
     #[arg(long, default_value = "probe")]
     app: String,
     /// How many processes of the application are started [default: 1; behind mod_fcgid up to 8]
@@ -141,9 +142,11 @@ struct Context<'a> {
     /// The page below the mount, or nothing.
     health: Option<&'a str>,
     http: Http,
-    /// The path of this executable.
+    /// The path of the executable that is started: this one, or that of `app`.
     program: String,
     app: &'a str,
+    /// Whether `app` is a program of its own.
+    is_own: bool,
     processes: u16,
     /// `processes` if it was given.
     processes_given: Option<u16>,
@@ -202,7 +205,7 @@ choices! {
     "no_buffering" "--no-buffering" ["unbuffered"] "it has no such switch";
     "health" "--health" ["health"] "it does not check whether the application is well";
     "http" "--http" ["http"] "it has no visitors";
-    "app" "--app" ["app"] "it does not start the application";
+    "app" "--app" ["start"] "it does not start the application";
     "processes" "--processes" ["processes", "processes_given"] "it does not start the application";
     "state_dir" "--state-dir" ["state"] "it keeps no files";
 }
@@ -242,7 +245,7 @@ fn render(
         return Err(Failure::usage(format!("--listen: {server} ({}) takes one address", template.way)));
     }
     let program = program.display().to_string();
-    if mentioned.contains("program") {
+    if mentioned.contains("start") && !is_program(&options.app) {
         plain(&program).map_err(|reason| Failure::usage(format!("this executable {program:?}: {reason}")))?;
     }
     let context = Context::new(options, template.way, command, program)?;
@@ -313,11 +316,33 @@ fn environment() -> Environment<'static> {
     environment.add_filter("name", |path: &str| {
         path.trim_matches('/').replace(|c: char| !c.is_ascii_alphanumeric(), "-").to_ascii_lowercase()
     });
+    environment.add_function("start", start);
     // For what a server cannot do with the value of an option.
     environment.add_function("refuse", |text: &str| -> Result<Value, minijinja::Error> {
         Err(minijinja::Error::new(ErrorKind::InvalidOperation, text.to_owned()))
     });
     environment
+}
+
+/// The command that starts the application with these flags of `ringway serve`. A program of its own has its settings
+/// from the environment.
+fn start(state: &State<'_, '_>, flags: &str) -> String {
+    let text = |name| state.lookup(name).map(|value| value.to_string()).unwrap_or_default();
+    let (program, app) = (text("program"), text("app"));
+    let words: Vec<&str> = flags.split_whitespace().collect();
+    if !is_program(&app) {
+        return [&[&program, "serve", &app], &words[..]].concat().join(" ");
+    }
+    let setting = |pair: &[&str]| {
+        let key = pair[0].trim_start_matches('-').replace('-', "_").to_ascii_uppercase();
+        format!("RINGWAY_{key}={} ", pair[1])
+    };
+    let settings: String = words.chunks_exact(2).map(setting).collect();
+    if settings.is_empty() { app } else { format!("/usr/bin/env {settings}{app}") }
+}
+
+fn is_program(app: &str) -> bool {
+    app.starts_with('/')
 }
 
 impl<'a> Context<'a> {
@@ -330,7 +355,18 @@ impl<'a> Context<'a> {
         let unfit = |flag: &str, reason| Failure::usage(format!("{flag}: {reason}"));
         let place = |address| Place::new(address).map_err(|reason| unfit("--listen", reason));
         let state = options.state_dir.as_deref().map(absolute).transpose();
-        plain(&options.app).map_err(|reason| unfit("--app", reason))?;
+        let words = options.app.split(' ').map(plain).collect::<Result<Vec<_>, _>>();
+        let words = words.map_err(|reason| unfit("--app", reason))?;
+        let program = match &words[..] {
+            [path, ..] if is_program(path) => path.clone(),
+            [_] => program,
+            _ => {
+                return Err(unfit(
+                    "--app",
+                    "what has arguments is a program: write its absolute path".into(),
+                ));
+            }
+        };
         Ok(Context {
             command,
             way,
@@ -349,6 +385,7 @@ impl<'a> Context<'a> {
             },
             program,
             app: &options.app,
+            is_own: is_program(&options.app),
             processes: options.processes.unwrap_or(1),
             processes_given: options.processes,
             state: state.map_err(|reason| unfit("--state-dir", reason))?,
@@ -472,10 +509,36 @@ mod tests {
         for template in TEMPLATES {
             for name in mentioned(template) {
                 let is_known = known.contains(&name.as_str());
-                let is_free = ["command", "way", "program", "refuse"].contains(&name.as_str());
+                let is_free = ["command", "way", "program", "is_own", "refuse"].contains(&name.as_str());
                 assert!(is_known || is_free, "{}: {name} is nothing that can be given", template.server);
             }
         }
+    }
+
+    /// A flag of `ringway serve` is a variable of a program that has no flags.
+    #[test]
+    fn programs_of_their_own_are_started_without_this_one() {
+        let started = |arguments: &[&str], app: &str| conf(&[arguments, &["--app", app]].concat());
+        let lighttpd = ["lighttpd", "--way", "spawn", "--listen", "unix:/run/a", "--mount", "/app"];
+        for (arguments, app, expected) in [
+            (&lighttpd[..], "wsgi:a:b", "\"/usr/bin/ringway serve wsgi:a:b --mount /app\""),
+            (&lighttpd, "/srv/a.fcgi", "\"/usr/bin/env RINGWAY_MOUNT=/app /srv/a.fcgi\""),
+            (&lighttpd[..5], "/srv/a.fcgi", "\"bin-path\" => \"/srv/a.fcgi\""),
+            (
+                &["apache", "--way", "fcgid"],
+                "/venv/bin/ringway-wsgi app:app",
+                "\"/usr/bin/env RINGWAY_MOUNT=/ RINGWAY_WORKERS=1 RINGWAY_LINGER_BYTES=1GiB \
+                 /venv/bin/ringway-wsgi app:app\"",
+            ),
+            (&["apache", "--way", "fcgid"], "/srv/a.fcgi", "ScriptAlias \"/\" \"/srv/a.fcgi/\""),
+        ] {
+            let text = started(arguments, app).expect(app);
+            assert!(text.contains(expected), "{expected}:\n{text}");
+        }
+        let error = started(&lighttpd, "probe --debug").expect_err("no program");
+        assert!(error.contains("write its absolute path"), "{error}");
+        let error = started(&lighttpd, "/srv/a b\"").expect_err("a quote");
+        assert!(error.starts_with("--app: '\"' has a meaning"), "{error}");
     }
 
     #[test]
