@@ -1,7 +1,7 @@
 # make run    the demo: the probe application over FastCGI behind an embedded web front, http://127.0.0.1:8080
 # make test   everything that CI checks; installs the Debian packages that the interoperability tests talk to
 # make wheel  the Python package, target/wheels/ringway-*.whl
-# make python its tests: the wheel in a clean venv, Flask behind nginx
+# make python its tests: the wheel in a clean venv, Flask and others behind web servers
 # make bench  criterion's benchmarks of the parts, then the comparison of the whole with its peers
 
 CARGO ?= cargo
@@ -76,7 +76,8 @@ python: wheel
 	rm -rf $(TEST_VENV)
 	$(PYTHON) -m venv $(TEST_VENV)
 	$(TEST_VENV)/bin/pip install -q $(WHEELS)/*.whl -r python/tests/requirements.txt
-	RINGWAY_REQUIRE=$(RINGWAY_REQUIRE) $(TEST_VENV)/bin/python -m pytest -q -p no:cacheprovider python/tests
+	RINGWAY_REQUIRE=$(RINGWAY_REQUIRE) RINGWAY_COMMAND=$(TARGET)/debug/ringway RINGWAY_WHEEL=$$(ls $(WHEELS)/*.whl) \
+	  $(TEST_VENV)/bin/python -m pytest -q -p no:cacheprovider python/tests
 
 bench:
 	$(CARGO) bench --features http,mimalloc

@@ -1,6 +1,7 @@
 """A Flask application as people write them."""
 
 import hashlib
+import os
 import time
 
 from flask import Flask, redirect, request, send_file, session, stream_with_context, url_for
@@ -16,7 +17,17 @@ def index():
 
 @app.get("/where/<path:name>")
 def where(name):
-    return "%s %s %s" % (name, url_for("where", name=name), url_for("where", name="x", _external=True))
+    return "%s %s %s" % (name, url_for("where", name="x"), url_for("where", name="x", _external=True))
+
+
+@app.get("/quoted/<path:name>")
+def quoted(name):
+    return url_for("quoted", name=name)
+
+
+@app.get("/style")
+def style():
+    return url_for("static", filename="style.css")
 
 
 @app.get("/go")
@@ -54,7 +65,7 @@ def stream():
     def rows():
         for number in range(3):
             yield "%s %d\n" % (request.args["name"], number)
-            time.sleep(0.5)
+            time.sleep(float(request.args.get("seconds", 0)))
 
     return rows(), {"Content-Type": "text/plain", "X-Accel-Buffering": "no"}
 
@@ -70,6 +81,17 @@ def file():
     return send_file(__file__, mimetype="text/x-python", conditional=True)
 
 
+@app.get("/pid")
+def pid():
+    time.sleep(float(request.args.get("seconds", 0)))
+    return str(os.getpid())
+
+
 @app.get("/fails")
 def fails():
     raise RuntimeError("as it may happen")
+
+
+@app.get("/environ/<name>")
+def environ(name):
+    return str(request.environ.get(name))
