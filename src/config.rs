@@ -10,8 +10,8 @@
 //! ```
 //!
 //! Flags win over variables, variables over the file, the file over the defaults. A list is replaced as a
-//! whole. The reader of files and the flags live with the command; an embedder sets fields and may call
-//! [`Config::read_env`].
+//! whole. The flags live with the command; an embedder sets fields and may call [`Config::read_env`], and `File::read`
+//! where the feature `config-file` is on.
 
 use std::ffi::OsString;
 use std::fmt;
@@ -20,8 +20,12 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+#[cfg(feature = "config-file")]
+mod file;
 mod syntax;
 
+#[cfg(feature = "config-file")]
+pub use file::File;
 use syntax::{
     Choice, Count, List, Mode, Networks, Numbers, Octets, Override, Prefix, Switch, Syntax, Text, Time,
 };

@@ -41,6 +41,7 @@
 //! | `client` | a FastCGI client on tokio |
 //! | `cgi` | CGI programs behind FastCGI |
 //! | `as-cgi` | answering as a plain CGI program where started as one |
+//! | `config-file` | settings in a TOML file: `config::File` |
 //! | `cli` | the command `ringway` |
 //! | `python` | WSGI applications, in the module `wsgi`; needs a Python to build |
 //! | `mimalloc` | mimalloc as the allocator of the command; a library never chooses one |

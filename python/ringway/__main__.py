@@ -1,11 +1,12 @@
 """`ringway-wsgi MODULE:CALLABLE`, which is also `python -m ringway`."""
 
 import argparse
+import faulthandler
 import os
 import sys
 from typing import List, Optional
 
-from . import _ringway
+from . import _check, _config, _ringway
 from ._server import THREADS, WSGIServer, fail
 
 
@@ -15,10 +16,15 @@ def parser() -> argparse.ArgumentParser:
         prog="ringway-wsgi",
         description="Serves a WSGI application over FastCGI. Without --listen on file descriptor 0, as web servers "
         "and spawn-fcgi start programs, or as a CGI program where started as one.",
-        epilog="Every setting is also an environment variable: --send-timeout is RINGWAY_SEND_TIMEOUT.",
+        epilog="Every option is also an environment variable and a key of the file: --send-timeout is "
+        "RINGWAY_SEND_TIMEOUT and send_timeout. `ringway-wsgi check MODULE:CALLABLE` says what keeps an application "
+        "from being imported.",
     )
     result.add_argument("application", metavar="MODULE:CALLABLE", help="such as app:app")
     result.add_argument("--version", action="version", version="%(prog)s " + _ringway.__version__)
+    result.add_argument(
+        "--config", metavar="FILE", help="TOML file; RINGWAY_... variables win over it, and arguments over both"
+    )
     python = result.add_argument_group("Python")
     python.add_argument(
         "--threads",
@@ -55,6 +61,12 @@ def parser() -> argparse.ArgumentParser:
     )
     python.add_argument("--debug", action="store_true", help="show tracebacks to visitors; never in production")
     python.add_argument("--log", metavar="FILTER", help="error, warn, info, debug, trace, or a filter [default: info]")
+    python.add_argument(
+        "--log-to",
+        choices=("stderr", "logging"),
+        default="stderr",
+        help="where the log goes; logging: the loggers 'ringway' of Python's logging [default: %(default)s]",
+    )
     groups = {}
     for row in _ringway.settings():
         group = groups.get(row["section"]) or result.add_argument_group(row["section"])
@@ -74,7 +86,13 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: Optional[List[str]] = None) -> int:
     """Exit codes: 0 done, 1 failed while running, 2 wrong usage or configuration."""
-    options = parser().parse_args(arguments)
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments[:1] == ["check"]:
+        return _check.main(arguments[1:])
+    try:
+        options = _config.parse(parser(), arguments)
+    except ValueError as error:
+        fail(str(error), 2)
     if options.threads < 1 or options.queue_max < 1:
         fail("--threads and --queue-max must be at least 1", 2)
     settings = {
@@ -82,6 +100,9 @@ def main(arguments: Optional[List[str]] = None) -> int:
         for name, value in vars(options).items()
         if name.startswith("setting_") and value is not None
     }
+    # A fatal signal, in a C extension for example, says at least where it was.
+    if not faulthandler.is_enabled():
+        faulthandler.enable()
     try:
         application = _ringway.load(options.application)
     except _ringway.LoadError as error:
@@ -95,6 +116,7 @@ def main(arguments: Optional[List[str]] = None) -> int:
         stuck_max=options.stuck_max,
         debug=options.debug,
         log=options.log,
+        log_to=options.log_to,
         **settings,
     )
     try:

@@ -25,6 +25,7 @@ class How(TypedDict):
     force_cgi: bool
     signals: bool
     log: str
+    log_to: str
 
 def serve(
     application: Callable[..., Any],
@@ -34,4 +35,5 @@ def serve(
     on_error: Optional[Callable[..., Tuple[int, List[Tuple[str, str]], bytes]]] = None,
 ) -> int: ...
 def settings() -> List[Row]: ...
+def read_config_file(path: str, others: List[str]) -> List[Tuple[str, List[str]]]: ...
 def load(name: str) -> Callable[..., Any]: ...

@@ -8,7 +8,7 @@ import sys
 import threading
 import traceback
 import warnings
-from typing import Any, Callable, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple, Union
+from typing import Any, Callable, Dict, Iterable, List, Mapping, NoReturn, Optional, Sequence, Tuple, Union
 
 from . import _ringway
 
@@ -110,9 +110,10 @@ class WSGIServer:
     `maxThreads` is the number of Python threads; `multithreaded=False` means one. `environ` is put over the variables
     of every request. `debug=True` shows tracebacks to visitors.
 
-    Beyond flup: `queue_max` requests wait for a thread, for `queue_timeout` at most, others are answered with 503;
-    a request that runs longer than `slow_log` is logged with its traceback; `stuck_max` threads may be stuck beyond
-    `request_timeout` before the process ends; `log` filters the log on stderr; and every setting of the engine is an argument by its name (`workers=2`,
+    Beyond flup: `queue_max` requests wait for a thread, for `queue_timeout` at most, others are answered with 503; a
+    request that runs longer than `slow_log` is logged with its traceback; `stuck_max` threads may be stuck beyond
+    `request_timeout` before the process ends; `log` filters the log, and `log_to="logging"` gives its lines to Python's
+    loggers "ringway" instead of stderr; and every setting of the engine is an argument by its name (`workers=2`,
     `drain_timeout="10s"`, `mount="/app"`).
     """
 
@@ -135,6 +136,7 @@ class WSGIServer:
         slow_log: str = "0",
         stuck_max: int = 16,
         log: Optional[str] = None,
+        log_to: str = "stderr",
         **options: Any,
     ) -> None:
         if not callable(application):
@@ -172,6 +174,7 @@ class WSGIServer:
             "force_cgi": forceCGI,
             "signals": False,
             "log": log or os.environ.get("RUST_LOG") or "info",
+            "log_to": log_to,
         }
 
     def run(self) -> bool:
@@ -236,7 +239,7 @@ def _text(value: Any) -> str:
     return str(value)
 
 
-def fail(text: str, code: int) -> None:
+def fail(text: str, code: int) -> NoReturn:
     """Ends the process with one message."""
     sys.stderr.write("ringway-wsgi: %s\n" % text.rstrip("\n"))
     sys.exit(code)

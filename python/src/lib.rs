@@ -1,15 +1,23 @@
 //! `ringway._ringway`: what the Python package needs of the engine. Its contract for users is in `ringway/`.
 
+mod logging;
+
+use std::path::PathBuf;
 use std::time::Duration;
 
 use pyo3::create_exception;
 use pyo3::exceptions::{PyException, PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
-use ringway::config::{Origin, SETTINGS};
+use ringway::config::{File, Origin, SETTINGS};
 use ringway::wsgi::{self, Application, Hooks};
 use ringway::{Config, Server, as_cgi};
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::writer::MakeWriterExt;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+
+use logging::Logging;
 
 create_exception!(
     ringway,
@@ -50,6 +58,8 @@ struct How {
     /// Obeys signals; possible on any thread.
     signals: bool,
     log: String,
+    /// `stderr` or `logging`.
+    log_to: String,
 }
 
 /// Serves until a signal ends the server. Returns how many threads are still busy then.
@@ -65,6 +75,7 @@ fn serve(
 ) -> PyResult<usize> {
     let config = read(&settings).map_err(|error| PyValueError::new_err(error.to_string()))?;
     start_log(&how.log)?;
+    let logging = Logging::wanted(py, &how.log_to)?;
     let is_cgi = how.force_cgi || (config.listen.is_empty() && as_cgi::is_meant());
     let mut options = wsgi::Options::default();
     options.threads = if is_cgi { 1 } else { how.threads };
@@ -93,6 +104,7 @@ fn serve(
         Ok(())
     });
     let busy = threads.join(py, JOIN_TIMEOUT)?;
+    logging.map_or(Ok(()), |logging| logging.end(py))?;
     match outcome {
         Ok(()) => Ok(busy),
         Err(as_cgi::Error::Server(error)) if error.is_usage() => {
@@ -124,13 +136,15 @@ fn read(settings: &[(String, Vec<String>)]) -> Result<Config, ringway::config::E
     Ok(config)
 }
 
-/// To stderr. A log that is there already stays.
+/// To stderr, or to Python's `logging` while that is started. A log that is there already stays.
 fn start_log(filter: &str) -> PyResult<()> {
     let filter = EnvFilter::try_new(filter)
         .map_err(|error| PyValueError::new_err(format!("log {filter:?}: {error}")))?;
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false);
+    // Not a filter of tracing's, which would make each line that is not wanted ask for it.
+    let stderr = std::io::stderr.with_filter(|_| !logging::is_on());
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(stderr).with_ansi(false).finish();
     // Fails where there is one.
-    let _ = log.try_init();
+    let _ = log.with(logging::ToPython).try_init();
     Ok(())
 }
 
@@ -151,6 +165,23 @@ fn settings() -> Vec<Row> {
     SETTINGS.iter().map(row).collect()
 }
 
+/// What a TOML file has: settings of the engine, which are checked, and those of `others`; each with its values as in
+/// flags.
+#[pyfunction]
+fn read_config_file(path: PathBuf, others: Vec<String>) -> PyResult<Vec<(String, Vec<String>)>> {
+    let failed = |error: ringway::config::Error| PyValueError::new_err(error.to_string());
+    let mut file = File::read(&path).map_err(failed)?;
+    let mut found = Vec::new();
+    for other in others {
+        if let Some(values) = file.take(&other).map_err(failed)? {
+            found.push((other, values));
+        }
+    }
+    file.apply(&mut Config::default()).map_err(failed)?;
+    found.extend(file.settings().map(|(key, values)| (key.to_owned(), values.to_vec())));
+    Ok(found)
+}
+
 /// The application that `MODULE:CALLABLE` names.
 #[pyfunction]
 fn load<'py>(py: Python<'py>, name: &str) -> PyResult<Bound<'py, PyAny>> {
@@ -163,5 +194,6 @@ fn _ringway(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("LoadError", module.py().get_type::<LoadError>())?;
     module.add_function(wrap_pyfunction!(serve, module)?)?;
     module.add_function(wrap_pyfunction!(settings, module)?)?;
+    module.add_function(wrap_pyfunction!(read_config_file, module)?)?;
     module.add_function(wrap_pyfunction!(load, module)?)
 }

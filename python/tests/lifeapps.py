@@ -1,7 +1,9 @@
 """An application for test_life.py: pages that hang, wait, and end the process."""
 
 import ctypes
+import logging
 import os
+import sys
 import threading
 import time
 
@@ -83,3 +85,40 @@ PAGES = {"/" + function.__name__: function for function in (
 
 def application(environ, start_response):
     return PAGES[environ["PATH_INFO"]](environ, start_response)
+
+
+class Handler(logging.Handler):
+    """Writes to the stream of a request, and takes its time if told to."""
+
+    def __init__(self):
+        super().__init__()
+        self.stream, self.pause = None, 0
+
+    def emit(self, record):
+        time.sleep(self.pause)
+        sys.stderr.write("<%s> %s %s\n" % (record.name, record.levelname, record.getMessage()))
+        if self.stream is not None and record.name == "ringway.wsgi.errors":
+            self.stream.write("echo: %s\n" % record.getMessage())
+
+
+handler = Handler()
+
+
+def logged(environ, start_response):
+    if not handler.stream:
+        handler.stream = environ["wsgi.errors"]
+    page = environ["PATH_INFO"]
+    if page == "/raises":
+        raises()
+    if page == "/slow_handler":
+        handler.pause = 1
+    environ["wsgi.errors"].write("from %s the application\n")
+    return ok(start_response, b"ok")
+
+
+def raises():
+    raise LookupError("nothing")
+
+
+logging.getLogger().addHandler(handler)
+logging.getLogger().setLevel(logging.INFO)

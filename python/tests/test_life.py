@@ -135,3 +135,104 @@ def test_an_answer_that_was_taken_is_not_aborted(folder, notes):
     with life(folder, env={"NOTES": str(notes.path)}) as server:
         assert server.request("/not_aborted").body == b"ab"
         notes.wait_for("ended False False\n")
+
+
+@pytest.mark.parametrize("page, name", [("/abort", "Aborted"), ("/segfault", "Segmentation fault")])
+def test_a_fatal_signal_says_where_it_was(folder, page, name):
+    server = life(folder)
+    with start(server, page) as sock:
+        assert fcgi.collect(sock).status is None
+    assert server.process.wait(PATIENCE) < 0
+    assert "Fatal Python error: " + name in server.log()
+    assert 'lifeapps.py", line ' in server.log() and " in " + page.strip("/") in server.log()
+
+
+@pytest.mark.parametrize("page", ["exits", "interrupts"])
+def test_who_wants_to_exit_takes_nobody_along(folder, page):
+    with wsgi(folder, "apps:application", "--threads", "2") as server:
+        with start(server, "/slow", "1") as other:
+            for _ in range(3):
+                answer = server.request("/" + page)
+                assert answer.status == 500 and answer.app_status == 1
+            assert fcgi.collect(other).body == b"slept"
+        assert server.log().count("the application failed") == 3 and "in " + page in server.log()
+
+
+def test_the_log_in_logging(folder):
+    with wsgi(folder, "lifeapps:logged", "--log-to", "logging", "--log", "debug") as server:
+        assert server.request("/wsgi_errors").body == b"ok"
+        assert server.request("/raises").status == 500
+        server.wait_for_log("in raises")
+    log = server.log()
+    lines = [line for line in log.splitlines() if line.startswith("<")]
+    assert any(line.startswith("<ringway.server> INFO listening on ") for line in lines)
+    assert "<ringway.wsgi.errors> WARNING from %s the application" in lines
+    assert any(line.startswith("<ringway.wsgi> ERROR the application failed for GET") for line in lines)
+    # Those that a handler itself writes do not come round again.
+    assert "<ringway.wsgi.errors> WARNING echo: from %s the application" not in lines
+    assert "WARN ringway::wsgi::errors: echo: from %s the application" in log
+
+
+def test_the_log_goes_on_while_python_is_busy(folder):
+    """Nobody waits for the interpreter to log: not the worker, whose answers come in time."""
+    with wsgi(folder, "lifeapps:logged", "--log-to", "logging", "--log", "ringway=trace") as server:
+        assert server.request("/slow_handler").status == 200
+        begin = time.monotonic()
+        assert all(server.request("/wsgi_errors").status == 200 for _ in range(20))
+        assert time.monotonic() - begin < 20, "each line takes the handler a second"
+        server.process.kill()
+
+
+def config(folder, text):
+    path = folder / "r.toml"
+    path.write_text(text)
+    return str(path)
+
+
+def test_a_file_of_options(folder):
+    path = config(folder, "threads = 3\nmount = '/file'\nworkers = 1\nlog = 'error'\ndebug = true\n")
+    with wsgi(folder, "apps:application", "--config", path) as server:
+        answer = server.request("/file/raises")
+        assert b"LookupError" in answer.body
+    assert "INFO" not in server.log()
+
+
+def options(monkeypatch, arguments, **variables):
+    from ringway import _config
+    from ringway.__main__ import parser
+
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    return _config.parse(parser(), ["app:app", *arguments])
+
+
+def test_arguments_win_over_variables_over_the_file(folder, monkeypatch):
+    path = config(
+        folder, "threads = 3\nqueue_max = 4\nstuck_max = 5\nlisten = ['a:1', 'b:2']\nmount = '/file'\nworkers = 2\n"
+    )
+    arguments = ["--config", path, "--threads", "7", "--workers", "3"]
+    found = options(monkeypatch, arguments, RINGWAY_THREADS="8", RINGWAY_QUEUE_MAX="9", RINGWAY_MOUNT="/env")
+    assert (found.threads, found.queue_max, found.stuck_max) == (7, 9, 5)
+    assert (found.setting_listen, found.setting_workers) == (["a:1", "b:2"], "3")
+    # The engine reads its variables itself.
+    assert found.setting_mount is None
+    found = options(monkeypatch, ["--listen", "c:3"], RINGWAY_CONFIG=path)
+    assert found.setting_listen == ["c:3"] and found.threads == 8
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("\nthread = 1\n", "r.toml:2: thread: no such setting"),
+        ("threads = 'many'\n", "r.toml: threads = 'many': "),
+        ("debug = 'maybe'\n", "r.toml: debug = 'maybe': neither true nor false"),
+        ("log_to = 'paper'\n", "r.toml: log_to = 'paper': invalid choice"),
+        ("workers = -1\n", 'r.toml:1: workers = "-1": not a whole number'),
+        ("threads 3\n", "r.toml:1: syntax: "),
+        ("[threads]\nx = 1\n", "r.toml:1: threads: neither text, nor a number, nor true or false"),
+    ],
+)
+def test_a_file_that_cannot_be_used(folder, text, message):
+    server = wsgi(folder, "apps:application", "--config", config(folder, text))
+    assert server.process.wait(PATIENCE) == 2
+    assert message in server.log() and "Traceback" not in server.log(), server.log()
