@@ -2,6 +2,7 @@
 # make test   everything that CI checks; installs the Debian packages that the interoperability tests talk to
 # make wheel  the Python package, target/wheels/ringway-*.whl
 # make python its tests: the wheel in a clean venv, Flask and others behind web servers
+# make powerset  every combination of features: no warnings of the linter; every feature: none of rustdoc
 # make bench  criterion's benchmarks of the parts, then the comparison of the whole with its peers
 
 CARGO ?= cargo
@@ -18,12 +19,12 @@ PACKAGES = nginx-light haproxy libfcgi-dev libfcgi-bin spawn-fcgi curl apache2 l
 GUESTBOOK = --manifest-path examples/guestbook/Cargo.toml
 GUESTBOOK_TARGET = --target-dir $(or $(CARGO_TARGET_DIR),target)
 
-.PHONY: run test bench packages format lint unit docs wheel python
+.PHONY: run test bench packages format lint powerset unit docs wheel python
 
 run:
 	$(CARGO) run --release --features cli -- demo
 
-test: packages format lint unit docs python
+test: packages format lint powerset unit docs python
 
 packages:
 	@missing=""; for package in $(PACKAGES); do \
@@ -42,7 +43,6 @@ format:
 
 lint:
 	$(CARGO) clippy --workspace --all-targets --features $(FEATURES) -- -D warnings
-	$(CARGO) clippy --no-default-features -- -D warnings
 	$(CARGO) clippy $(GUESTBOOK) $(GUESTBOOK_TARGET) --all-targets -- -D warnings
 
 unit:
@@ -52,9 +52,19 @@ unit:
 docs:
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --no-deps --features $(FEATURES)
 
+TARGET = $(abspath $(or $(CARGO_TARGET_DIR),target))
+TOOLS = $(TARGET)/tools
+
+$(TOOLS)/bin/cargo-hack:
+	$(CARGO) install --quiet --locked --root $(TOOLS) cargo-hack@0.6.46
+
+# The library knows nothing of mimalloc, and default is server. Both would only double the combinations.
+powerset: $(TOOLS)/bin/cargo-hack
+	$< hack clippy --feature-powerset --exclude-features default,mimalloc -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $< hack doc --no-deps --each-feature --exclude-features default,mimalloc
+
 # The virtual environments need the module venv (Debian: python3-venv) and PyPI.
 PYTHON ?= python3
-TARGET = $(abspath $(or $(CARGO_TARGET_DIR),target))
 WHEELS = $(TARGET)/wheels
 BUILD_VENV = $(TARGET)/python-build
 TEST_VENV = $(TARGET)/python-test

@@ -37,7 +37,7 @@
 //! | feature | adds |
 //! | --- | --- |
 //! | `server` (default) | the server; without it the crate is `proto` alone, `no_std` |
-//! | `http` | tower services and axum routers as handlers: [`serve`], [`Builder::service`], [`http`]; [`File`] |
+//! | `http` | tower services and axum routers as handlers, in the module `http`; answers that are files |
 //! | `client` | a FastCGI client on tokio |
 //! | `cgi` | CGI programs behind FastCGI |
 //! | `as-cgi` | answering as a plain CGI program where started as one |
@@ -47,6 +47,8 @@
 //! | `mimalloc` | mimalloc as the allocator of the command; a library never chooses one |
 #![cfg_attr(not(any(feature = "server", feature = "client")), no_std)]
 #![cfg_attr(docsrs, feature(doc_cfg))]
+// The page above is the same without the server that it tells of.
+#![cfg_attr(not(feature = "server"), allow(rustdoc::broken_intra_doc_links))]
 
 extern crate alloc;
 
