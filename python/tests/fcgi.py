@@ -141,7 +141,7 @@ class Server:
         with open(self.log_path, "ab") as log:
             self.process = subprocess.Popen(
                 [str(part).format(socket=self.address) for part in command],
-                cwd=HERE,
+                cwd=options.pop("cwd", HERE),
                 env=env,
                 stderr=log,
                 stdout=log,

@@ -1,76 +1,118 @@
-"""The recipes of Flask's page "Deploying with FastCGI": a Flask application, the servers that the page named, and the
-configurations that `ringway conf` prints or that people wrote for flup."""
+"""The recipes of docs/python.md, which were those of Flask's page "Deploying with FastCGI", with the servers that the
+page named and a Flask application: the lines are read from the page."""
 
 import contextlib
 import os
 import signal
 import socket
 import subprocess
-import time
+import sys
 
 import pytest
 
 import visitors
 import web
-from fcgi import HERE, PATIENCE, environment, wsgi
+from fcgi import HERE, PATIENCE, environment
+from recipes import MOUNT, Recipe, interpreter
 
 MOUNTS = pytest.mark.parametrize("mount", ["/", "/my/app"])
 APACHE_MODULES = "/usr/lib/apache2/modules"
 
 
-@contextlib.contextmanager
-def standing(folder, server, mount, *arguments, edit=lambda text: text):
-    """`ringway-wsgi flaskapp:app`, to which a web server connects."""
-    with wsgi(folder, "flaskapp:app", "--socket-mode", "666", "--mount", mount) as application:
-        application.wait_for_log("listening on")
-        listen = "unix:%s" % application.address
-        with web.site(folder, server, mount, "--listen", listen, *arguments, edit=edit) as site:
-            yield site
+@MOUNTS
+def test_nginx(folder, mount):
+    recipe = Recipe(folder, "A new application behind nginx", mount)
+    with recipe.application(), recipe.site("nginx") as site:
+        visitors.all_of_flask(site)
+
+
+def test_a_new_user(folder):
+    """Who has a Flask application, Python and nginx needs two commands, and what `conf` prints."""
+    wheel = os.environ.get("RINGWAY_WHEEL")
+    if not wheel:
+        pytest.skip("RINGWAY_WHEEL is not set: make python builds the wheel")
+    recipe = Recipe(folder, "A new application behind nginx", MOUNT)
+    subprocess.run([sys.executable, "-m", "venv", folder / "venv"], check=True)
+    programs = folder / "venv/bin"
+    subprocess.run([programs / "pip", "install", "-q", "flask"], check=True)
+
+    wildcard = recipe.words("pip", "install")
+    assert wildcard == ["ringway-*.whl"]
+    subprocess.run([programs / "pip", "install", "-q", wheel], check=True)
+    with recipe.application([programs / "ringway-wsgi"]), recipe.site("nginx") as site:
+        visitors.all_of_flask(site)
+
+
+@pytest.mark.parametrize("mount", [MOUNT, "/"])
+def test_nginx_as_it_was(folder, mount):
+    """The application binds the socket by `bindAddress`, and knows of no mount."""
+    recipe = Recipe(folder, "nginx as it was", mount)
+    file = recipe.fcgi_file(run=recipe.block("python"))
+    listen = "unix:%s/app.sock" % folder
+
+    def edit(text):
+        # The page's locations in place of the one that is printed.
+        start = text.index("        location ")
+        location = recipe.block("nginx", [MOUNT, "/"].index(mount))
+        params = "include /etc/nginx/fastcgi_params;"
+        assert params in location
+        location = location.replace(params, params + " fastcgi_param HTTP_HOST $host$host_port;")
+        return text[:start] + "root %s;\n" % (folder / "nginx") + location + "} }\n"
+
+    process = subprocess.Popen([file], stdin=subprocess.DEVNULL, env=environment(), cwd="/")
+    try:
+        web.wait_until(lambda: listens(folder / "app.sock"))
+        with web.site(folder, "nginx", mount, "--listen", listen, edit=edit) as site:
+            # All but the namesake of the mount, which the page's location takes as well.
+            assert site.text("/") == "index at %s/" % site.prefix
+            for look in (visitors.addresses, visitors.forms, visitors.sessions, visitors.helpers_of_flask):
+                look(site)
+    finally:
+        process.terminate()
+        assert process.wait(PATIENCE) == 0
 
 
 @MOUNTS
-def test_apache_connects(folder, mount):
-    with standing(folder, "apache", mount) as site:
+@pytest.mark.parametrize("server", ["apache", "lighttpd"])
+def test_servers_that_connect(folder, server, mount):
+    recipe = Recipe(folder, {"apache": "Apache", "lighttpd": "lighttpd"}[server] + " that connects", mount)
+    with recipe.application(), recipe.site(server) as site:
         visitors.all_of_flask(site)
 
 
 @MOUNTS
-def test_lighttpd_connects(folder, mount):
-    with standing(folder, "lighttpd", mount) as site:
-        visitors.all_of_flask(site)
-
-
-@MOUNTS
-def test_apache_starts_a_fcgi_file(folder, mount):
-    """mod_fcgid, in place of mod_fastcgi's FastCgiServer."""
-    file = web.fcgi_file(folder, "flaskapp")
-    with web.site(folder, "apache", mount, "--way", "fcgid", "--app", file, "--processes", "2") as site:
+def test_apache_that_starts_the_application(folder, mount):
+    """mod_fcgid."""
+    recipe = Recipe(folder, "Apache that starts the application", mount)
+    recipe.fcgi_file()
+    with recipe.site("apache") as site:
         visitors.all_of_flask(site)
         visitors.processes(site, 2)
         assert site.text("/environ/wsgi.multiprocess") == "True"
 
 
-def test_apache_starts_ringway_wsgi(folder):
-    web.fcgi_file(folder, "flaskapp")
-    command = "/usr/bin/env -C %s %s -m ringway flaskapp:app" % (folder, web.interpreter(folder))
+def test_apache_that_starts_ringway_wsgi(folder):
+    Recipe(folder, "Apache that starts the application")
+    command = "/usr/bin/env -C %s %s -m ringway app:app" % (folder, interpreter(folder))
     with web.site(folder, "apache", "/my/app", "--way", "fcgid", "--app", command) as site:
         visitors.all_of_flask(site)
 
 
 @MOUNTS
-def test_apache_htaccess_and_a_fcgi_file(folder, mount):
-    """A shared host: .htaccess rewrites all paths to the file, and no ScriptNameStripper takes its name away."""
-    root, port = folder / "site", web.free_port()
+def test_apache_htaccess_and_nothing_else(folder, mount):
+    """A shared host, where the configuration is somebody else's."""
+    recipe = Recipe(folder, "Apache, .htaccess and nothing else", mount)
+    root, port, state = folder / "site", web.free_port(), folder / "apache"
     directory = root / mount.strip("/")
     directory.mkdir(parents=True)
-    (directory / ".htaccess").write_text(web.conf("apache", "--way", "htaccess", "--mount", mount))
+    recipe.fcgi_file(directory)
+    access = web.conf(*recipe.words("ringway", "conf"), "--mount", mount)
+    (directory / ".htaccess").write_text(access)
     (directory / "robots.txt").write_text("a file\n")
-    web.fcgi_file(directory, "flaskapp")
-    if not os.path.exists(APACHE_MODULES + "/mod_fcgid.so"):
-        web.missing("libapache2-mod-fcgid")
     names = ["mpm_event", "authz_core", "fcgid", "rewrite", "mime"]
+    if not all(os.path.exists("%s/mod_%s.so" % (APACHE_MODULES, name)) for name in names):
+        web.missing("libapache2-mod-fcgid")
     modules = "".join("LoadModule %s_module %s/mod_%s.so\n" % (name, APACHE_MODULES, name) for name in names)
-    state = folder / "apache"
     host = """
 ServerName localhost
 PidFile {state}/apache2.pid
@@ -97,23 +139,42 @@ DocumentRoot {root}
 
 
 @MOUNTS
-def test_lighttpd_starts_a_fcgi_file(folder, mount):
+def test_lighttpd_that_starts_the_application(folder, mount):
     """bin-path, max-procs and bin-environment."""
-    file = web.fcgi_file(folder, "flaskapp")
-    listen = "unix:%s/lighttpd.sock" % folder
-    arguments = ["--way", "spawn", "--listen", listen, "--app", file, "--processes", "2"]
+    recipe = Recipe(folder, "lighttpd that starts the application", mount)
+    recipe.fcgi_file()
 
     def more(text):
         assert '"max-procs" => 2' in text
         return text.replace('"RINGWAY_WORKERS" => "1"', '"RINGWAY_WORKERS" => "1", "RINGWAY_SEND_TIMEOUT" => "77s"')
 
-    with web.site(folder, "lighttpd", mount, *arguments, edit=more) as site:
+    with recipe.site("lighttpd", edit=more) as site:
         visitors.all_of_flask(site)
         for pid in visitors.processes(site, 2):
             with open("/proc/%d/environ" % pid, "rb") as variables:
                 assert b"RINGWAY_SEND_TIMEOUT=77s" in variables.read().split(b"\0")
         assert site.text("/environ/wsgi.multiprocess") == "True"
-    wait_until(lambda: not listens(folder / "lighttpd.sock-0"))
+    web.wait_until(lambda: not listens(folder / "lighttpd.sock-0"))
+
+
+def test_lighttpd_as_it_was(folder):
+    """At the root, and without LighttpdCGIRootFix."""
+    recipe = Recipe(folder, "lighttpd as it was")
+    recipe.fcgi_file()
+    port = web.free_port()
+    around = """
+server.modules += ( "mod_fastcgi", "mod_rewrite", "mod_alias" )
+server.bind = "127.0.0.1"
+server.port = {port}
+server.document-root = "{folder}/lighttpd"
+server.errorlog = "{folder}/lighttpd/error.log"
+server.upload-dirs = ( "{folder}/lighttpd" )
+"""
+    text = around.format(folder=folder, port=port) + recipe.block("lighttpd")
+    with web.running(folder, "lighttpd", text, port) as front:
+        site = web.Site(port, "/", front)
+        visitors.all_of_flask(site)
+        assert site.text("/files/style.css") == (HERE / "static/style.css").read_text()
 
 
 def listens(path):
@@ -121,144 +182,47 @@ def listens(path):
         return sock.connect_ex(str(path)) == 0
 
 
-#: What the page had for lighttpd: the application as a program's name, and all paths rewritten to it.
-LIGHTTPD_OF_THE_PAGE = """
-server.modules += ( "mod_fastcgi", "mod_rewrite", "mod_alias" )
-server.bind = "127.0.0.1"
-server.port = {port}
-server.document-root = "{folder}"
-server.errorlog = "{folder}/lighttpd/error.log"
-server.upload-dirs = ( "{folder}/lighttpd" )
-
-fastcgi.server = ("/yourapplication.fcgi" =>
-    ((
-        "socket" => "{folder}/yourapplication-fcgi.sock",
-        "bin-path" => "{folder}/yourapplication.fcgi",
-        "check-local" => "disable",
-        "max-procs" => 1
-    ))
-)
-
-alias.url = (
-    "/files/" => "{folder}/static/",
-)
-
-url.rewrite-once = (
-    "^(/files($|/.*))$" => "$1",
-    "^(/.*)$" => "/yourapplication.fcgi$1"
-)
-"""
-
-
-def test_lighttpd_as_the_page_had_it(folder):
-    """At the root, and without LighttpdCGIRootFix."""
-    web.fcgi_file(folder, "flaskapp", name="yourapplication.fcgi")
-    port = web.free_port()
-    with web.running(folder, "lighttpd", LIGHTTPD_OF_THE_PAGE.format(folder=folder, port=port), port) as front:
-        site = web.Site(port, "/", front)
-        visitors.all_of_flask(site)
-        assert site.text("/files/style.css") == (HERE / "static/style.css").read_text()
-
-
-#: What the page had for nginx.
-NGINX_OF_THE_PAGE = {
-    "/yourapplication": """
-location = /yourapplication { rewrite ^ /yourapplication/ last; }
-location /yourapplication { try_files $uri @yourapplication; }
-location @yourapplication {
-    include /etc/nginx/fastcgi_params;
-    fastcgi_split_path_info ^(/yourapplication)(.*)$;
-    fastcgi_param PATH_INFO $fastcgi_path_info;
-    fastcgi_param SCRIPT_NAME $fastcgi_script_name;
-    fastcgi_param HTTP_HOST $http_host;
-    fastcgi_pass unix:%s;
-}
-""",
-    "/": """
-location / { try_files $uri @yourapplication; }
-location @yourapplication {
-    include /etc/nginx/fastcgi_params;
-    fastcgi_param PATH_INFO $fastcgi_script_name;
-    fastcgi_param SCRIPT_NAME "";
-    fastcgi_param HTTP_HOST $http_host;
-    fastcgi_pass unix:%s;
-}
-""",
-}
-
-
-@pytest.mark.parametrize("mount", NGINX_OF_THE_PAGE)
-def test_nginx_as_the_page_had_it(folder, mount):
-    """The application binds a socket by `bindAddress`, and knows of no mount."""
-    address = folder / "yourapplication-fcgi.sock"
-    file = web.fcgi_file(folder, "flaskapp", ", bindAddress=%r, umask=0o000" % str(address))
-
-    def edit(text):
-        # In place of the location that is printed, the page's.
-        start = text.index("        location ")
-        return text[:start] + NGINX_OF_THE_PAGE[mount] % address + "root %s; } }\n" % folder
-
-    process = subprocess.Popen([file], stdin=subprocess.DEVNULL, env=environment())
-    try:
-        wait_until(lambda: listens(address))
-        with web.site(folder, "nginx", mount, "--listen", "unix:%s" % address, edit=edit) as site:
-            # The page's location has /yourapplication-old, too.
-            for look in (visitors.addresses, visitors.forms, visitors.sessions):
-                look(site)
-            assert site.text("/") == "index at %s/" % site.prefix
-    finally:
-        process.terminate()
-        process.wait(PATIENCE)
-
-
-def wait_until(is_so):
-    end = time.monotonic() + PATIENCE
-    while not is_so():
-        assert time.monotonic() < end
-        time.sleep(0.05)
-
-
-def test_spawn_fcgi_with_several_processes(folder):
-    file, address, pid_file = web.fcgi_file(folder, "flaskapp"), folder / "app.sock", folder / "pids"
-    command = [web.find("spawn-fcgi"), "-s", address, "-M", "0666", "-P", pid_file, "-F", "2", "--", file]
-    subprocess.run(command, check=True, env=environment(), stdout=subprocess.DEVNULL)
-    pids = {int(pid) for pid in pid_file.read_text().split()}
-    try:
-        assert len(pids) == 2
-        with web.site(folder, "nginx", "/", "--listen", "unix:%s" % address) as site:
-            visitors.all_of_flask(site)
-            assert visitors.processes(site, 2) == pids
-            # The page's way to stop them.
-            os.kill(min(pids), signal.SIGTERM)
-            wait_until(lambda: not runs(min(pids)))
-            assert visitors.processes(site, 1) == {max(pids)}
-    finally:
-        for pid in filter(runs, pids):
-            os.kill(pid, signal.SIGTERM)
-    wait_until(lambda: not any(map(runs, pids)))
-
-
 def runs(pid):
-    """Zombies do not: the processes are nobody's children here."""
+    """Whether the process has not ended; one that nobody has waited for has."""
     with contextlib.suppress(FileNotFoundError, ProcessLookupError), open("/proc/%d/cmdline" % pid, "rb") as line:
         return bool(line.read())
     return False
 
 
+def test_spawn_fcgi(folder):
+    """Several processes on one socket."""
+    recipe = Recipe(folder, "spawn-fcgi")
+    recipe.fcgi_file()
+    command = [web.find("spawn-fcgi"), *recipe.words("spawn-fcgi")]
+    subprocess.run(command, check=True, env=environment(), cwd="/", stdout=subprocess.DEVNULL)
+    pids = {int(pid) for pid in (folder / "pids").read_text().split()}
+    try:
+        assert len(pids) == 2
+        with recipe.site("nginx") as site:
+            visitors.all_of_flask(site)
+            assert visitors.processes(site, 2) == pids
+            os.kill(min(pids), signal.SIGTERM)
+            web.wait_until(lambda: not runs(min(pids)))
+            assert visitors.processes(site, 1) == {max(pids)}
+    finally:
+        for pid in filter(runs, pids):
+            os.kill(pid, signal.SIGTERM)
+    web.wait_until(lambda: not any(map(runs, pids)))
+
+
 @MOUNTS
-def test_supervisor_starts_two_processes(folder, mount):
-    file, listen = web.fcgi_file(folder, "flaskapp"), "unix:%s/app.sock" % folder
-    text = web.conf(
-        "supervisor", "--listen", listen, "--mount", mount, "--processes", "2", "--app", file,
-        "--state-dir", folder / "supervisor",
-    )
+def test_supervisor(folder, mount):
+    recipe = Recipe(folder, "supervisor", mount)
+    recipe.fcgi_file()
+    state = folder / "supervisor"
+    text = web.conf(*recipe.words("ringway", "conf"), "--mount", mount, "--state-dir", state)
     with web.running(folder, "supervisor", text) as supervisor:
-        wait_until(lambda: listens(folder / "app.sock"))
-        with web.site(folder, "nginx", mount, "--listen", listen) as site:
+        web.wait_until(lambda: listens(folder / "app.sock"))
+        with recipe.site("nginx") as site:
             visitors.all_of_flask(site)
             pids = visitors.processes(site, 2)
-            # One of them is replaced; visitors who come meanwhile are served by the other.
-            control = [web.find("supervisorctl"), "-c", folder / "supervisor/test.conf"]
-            subprocess.run([*control, "restart", "ringway:ringway_0"], check=True, stdout=subprocess.DEVNULL)
+            # One of them is replaced while the other serves.
+            control = [web.find("supervisorctl"), "-c", state / "test.conf", "restart", "ringway:ringway_0"]
+            subprocess.run(control, check=True, stdout=subprocess.DEVNULL)
             assert len(visitors.processes(site, 2) & pids) == 1
     assert not any(map(runs, pids)), supervisor.log()

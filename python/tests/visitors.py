@@ -73,8 +73,11 @@ def all_of_any(site):
 
 
 def all_of_flask(site):
-    """The same, and Flask's own helpers."""
     all_of_any(site)
+    helpers_of_flask(site)
+
+
+def helpers_of_flask(site):
     name = "caf\u00e9 a/b"
     assert site.text("/quoted/" + urllib.parse.quote(name)) == "%s/quoted/%s" % (site.prefix, urllib.parse.quote(name))
     style = site.text("/style")

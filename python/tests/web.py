@@ -7,13 +7,11 @@ import pathlib
 import shutil
 import socket
 import subprocess
-import sys
 import time
 import urllib.request
 
 import pytest
 
-import ringway
 from fcgi import HERE, PATIENCE, environment
 
 #: How each server is told to stay in the foreground with the configuration file that follows.
@@ -59,6 +57,13 @@ def free_port():
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
+
+
+def wait_until(is_so):
+    end = time.monotonic() + PATIENCE
+    while not is_so():
+        assert time.monotonic() < end
+        time.sleep(0.05)
 
 
 def wait_for_port(port, process, log):
@@ -145,32 +150,3 @@ class Site:
     def text(self, path, data=None, **headers):
         with self.open(path, data, **headers) as answer:
             return answer.read().decode()
-
-
-def interpreter(folder):
-    """A path for the first line of a file that the web server starts as its user."""
-    if os.geteuid() != 0:
-        return sys.executable
-    with contextlib.suppress(OSError):
-        subprocess.run([sys.executable, "-c", ""], user="www-data", check=True)
-        return sys.executable
-    # This one is root's alone. Debian's takes the same packages.
-    path = [part for part in sys.path if part.endswith("-packages")]
-    path.append(os.path.dirname(os.path.dirname(ringway.__file__)))
-    file = folder / "python"
-    file.write_text("#!/bin/sh\nPYTHONPATH=%s exec /usr/bin/python3 \"$@\"\n" % ":".join(path))
-    file.chmod(0o755)
-    return file
-
-
-def fcgi_file(folder, module, options="", name="app.fcgi"):
-    """The file of two lines that people wrote for flup, beside a copy of the application."""
-    shutil.copy(HERE / (module + ".py"), folder)
-    shutil.copytree(HERE / "static", folder / "static", dirs_exist_ok=True)
-    file = folder / name
-    file.write_text(
-        "#!%s\nfrom ringway import WSGIServer\nfrom %s import app\n\nWSGIServer(app%s).run()\n"
-        % (interpreter(folder), module, options)
-    )
-    file.chmod(0o755)
-    return file

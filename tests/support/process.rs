@@ -224,11 +224,15 @@ impl Ringway {
         Ringway { process, unix: unix.to_owned(), tcp }
     }
 
-    /// `ringway serve probe` without any argument, in an environment that says nothing to it.
+    /// `ringway serve probe` without any argument, in an environment that says nothing to it. RINGWAY_PROBE names
+    /// another probe that takes the same flags, such as `ringway-wsgi ringway.probe:application`.
     pub(crate) fn command() -> Command {
         let Some(program) = option_env!("CARGO_BIN_EXE_ringway") else { panic!("no test of the command") };
-        let mut command = Command::new(program);
-        command.args(["serve", "probe"]).env_remove("RUST_LOG").env("RUST_BACKTRACE", "0");
+        let other = std::env::var("RINGWAY_PROBE").unwrap_or_default();
+        let mut words = other.split_whitespace();
+        let mut command = Command::new(words.next().unwrap_or(program));
+        command.args(if other.is_empty() { vec!["serve", "probe"] } else { words.collect() });
+        command.env_remove("RUST_LOG").env("RUST_BACKTRACE", "0");
         command
     }
 
