@@ -69,6 +69,10 @@ WHEELS = $(TARGET)/wheels
 BUILD_VENV = $(TARGET)/python-build
 TEST_VENV = $(TARGET)/python-test
 
+# Of the interoperability tests, those that the probe in Python is to pass as well.
+PROBED = nginx::epoll_tcp_closed_root nginx::uring_unix_kept_prefix apache::tcp_closed_root apache::unix_kept_prefix \
+         lighttpd::uring_unix_root
+
 $(BUILD_VENV)/bin/maturin:
 	$(PYTHON) -m venv $(BUILD_VENV)
 	$(BUILD_VENV)/bin/pip install -q 'maturin>=1.8,<2'
@@ -88,6 +92,8 @@ python: wheel
 	$(TEST_VENV)/bin/pip install -q $(WHEELS)/*.whl -r python/tests/requirements.txt
 	RINGWAY_REQUIRE=$(RINGWAY_REQUIRE) RINGWAY_COMMAND=$(TARGET)/debug/ringway RINGWAY_WHEEL=$$(ls $(WHEELS)/*.whl) \
 	  $(TEST_VENV)/bin/python -m pytest -q -p no:cacheprovider python/tests
+	RINGWAY_REQUIRE=$(RINGWAY_REQUIRE) RINGWAY_PROBE="$(TEST_VENV)/bin/ringway-wsgi ringway.probe:application" \
+	  $(CARGO) test --features $(FEATURES) --test interop -- $(PROBED)
 
 bench:
 	$(CARGO) bench --features http,mimalloc

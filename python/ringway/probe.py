@@ -2,8 +2,8 @@
 
 It answers what `ringway serve probe` answers, so that hosts can be compared: `ringway-wsgi ringway.probe:application`.
 The last segment of the path names the page; arguments come from the query, percent-decoded, where a plus sign is a
-plus sign. What WSGI has no word for is left out: `exit` ends with the app status 0, `sleep` holds a thread, `aborted`
-counts answers that were given up while they were sent, and there is no Authorizer and no Filter.
+plus sign. What WSGI has no word for is left out: `exit` ends with the app status 0, `sleep` holds a thread, and there is
+no Authorizer and no Filter.
 """
 
 import hashlib
@@ -70,10 +70,26 @@ class _Stream:
             raise
 
     def close(self) -> None:
-        global _cancelled
         if not self._is_over:
-            with _lock:
-                _cancelled += 1
+            _count_cancelled()
+
+
+def _count_cancelled() -> None:
+    global _cancelled
+    with _lock:
+        _cancelled += 1
+
+
+def _pause(environ: Environ, milliseconds: int) -> bool:
+    """Waits for so long; False where nobody wants the answer any more, which is counted."""
+    seconds = min(milliseconds / 1000, threading.TIMEOUT_MAX)
+    gone = environ.get("ringway.aborted")
+    if gone is None:
+        time.sleep(seconds)
+    elif gone.wait(seconds):
+        _count_cancelled()
+        return False
+    return True
 
 
 def _page(function: Callable[[Environ], Answer]) -> Callable[[Environ], Answer]:
@@ -197,18 +213,18 @@ def stderr(environ: Environ) -> Answer:
 @_page
 def sleep(environ: Environ) -> Answer:
     milliseconds = _number(environ, "ms", U64_MAX)
-    time.sleep(milliseconds / 1000)
+    _pause(environ, milliseconds)
     return _text("slept %d\n" % milliseconds)
 
 
 @_page
 def stream(environ: Environ) -> Answer:
-    chunks, pause = _number(environ, "chunks", U64_MAX), _number(environ, "ms", U64_MAX) / 1000
+    chunks, pause = _number(environ, "chunks", U64_MAX), _number(environ, "ms", U64_MAX)
 
     def events() -> Iterator[bytes]:
         for index in range(chunks):
-            if index > 0:
-                time.sleep(pause)
+            if index > 0 and not _pause(environ, pause):
+                return
             yield b"data: %d\n\n" % index
 
     return 200, [("Content-Type", "text/event-stream")], _Stream(events())
