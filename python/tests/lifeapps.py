@@ -78,8 +78,13 @@ def segfault(environ, start_response):
     ctypes.string_at(0)
 
 
+def hold(environ, start_response):
+    # A PyDLL does not let the interpreter go.
+    ctypes.PyDLL(None).sleep(1000)
+
+
 PAGES = {"/" + function.__name__: function for function in (
-    hang, hang_later, upload, threads, aborted, aborted_stream, not_aborted, abort, segfault,
+    hang, hang_later, upload, threads, aborted, aborted_stream, not_aborted, abort, segfault, hold,
 )}  # fmt: skip
 
 

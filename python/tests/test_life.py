@@ -1,5 +1,6 @@
 """What happens to requests that hang, are slow, or whose client leaves; and to the process."""
 
+import signal
 import time
 
 import pytest
@@ -44,7 +45,7 @@ def test_a_stuck_request_is_ended_and_its_thread_replaced(folder):
         line = next(line for line in log.splitlines() if "request_timeout passed" in line)
         assert 'GET "/hang"' in line and "on ringway-wsgi-1 (1 of 1 threads busy, " in line
         assert "in nap\n    time.sleep(seconds)" in log and "lifeapps.py" in log and "threading.py" not in log
-        assert "ringway-wsgi-1 is stuck: another thread takes its place (1 stuck; more than 16 end the process)" in log
+        server.wait_for_log("ringway-wsgi-1 is stuck: another thread takes its place (1 stuck; more than 16 end")
         assert log.count("Stack (most recent call last)") == 1
         # It comes back, and is not needed any more.
         end = time.monotonic() + PATIENCE
@@ -147,6 +148,16 @@ def test_a_fatal_signal_says_where_it_was(folder, page, name):
     assert 'lifeapps.py", line ' in server.log() and " in " + page.strip("/") in server.log()
 
 
+def test_who_does_not_let_the_interpreter_go_ends_the_process(folder):
+    server = life(folder, "--request-timeout", "500ms")
+    with start(server, "/hold") as sock:
+        assert fcgi.collect(sock).status == 504
+        assert server.process.wait(PATIENCE) == -signal.SIGABRT
+    log = server.log()
+    assert "the interpreter was not let go for 5s after request_timeout" in log
+    assert "Fatal Python error: Aborted" in log and " in hold" in log
+
+
 @pytest.mark.parametrize("page", ["exits", "interrupts"])
 def test_who_wants_to_exit_takes_nobody_along(folder, page):
     with wsgi(folder, "apps:application", "--threads", "2") as server:
@@ -194,7 +205,7 @@ def test_a_file_of_options(folder):
     with wsgi(folder, "apps:application", "--config", path) as server:
         answer = server.request("/file/raises")
         assert b"LookupError" in answer.body
-    assert "INFO" not in server.log()
+    assert " INFO " not in server.log()
 
 
 def options(monkeypatch, arguments, **variables):

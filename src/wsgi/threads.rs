@@ -1,6 +1,6 @@
 //! The Python threads of an application: started, given up where they are stuck, waited for at the end.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -30,6 +30,7 @@ pub(super) struct Crew {
     hired: AtomicUsize,
     /// Threads that were given up and have not come back.
     stuck: AtomicUsize,
+    is_exhausted: AtomicBool,
     members: Mutex<Vec<Member>>,
 }
 
@@ -53,6 +54,7 @@ impl Threads {
             begun_at: Instant::now(),
             hired: AtomicUsize::new(0),
             stuck: AtomicUsize::new(0),
+            is_exhausted: AtomicBool::new(false),
             members: Mutex::default(),
         });
         for _ in 0..options.threads.max(1) {
@@ -60,6 +62,11 @@ impl Threads {
         }
         let watch = if crew.is_watched { Some(Watch::start(crew.clone(), options)?) } else { None };
         Ok(Threads { jobs: Some(jobs), crew, watch })
+    }
+
+    /// Whether more threads are stuck than [`Options::stuck_max`]: the process should end, and another begin.
+    pub fn is_exhausted(&self) -> bool {
+        self.crew.is_exhausted.load(Ordering::Relaxed)
     }
 
     /// Takes no more requests and waits until the threads have ended, `timeout` at most. Returns how many have not.
@@ -111,7 +118,12 @@ impl Crew {
         self.stuck.load(Ordering::Relaxed)
     }
 
-    /// The thread of `slot` will take no more jobs.
+    /// Too many are stuck. Whether that is new.
+    pub(super) fn exhaust(&self) -> bool {
+        !self.is_exhausted.swap(true, Ordering::Relaxed)
+    }
+
+    /// A thread was given up.
     pub(super) fn has_lost(&self) {
         self.stuck.fetch_add(1, Ordering::Relaxed);
     }

@@ -26,6 +26,9 @@ use super::threads::Crew;
 /// client ends by itself.
 const GRACE: Duration = Duration::from_millis(100);
 
+/// What a thread is given to let others into the interpreter, where `request_timeout` is not longer.
+const HELD_MIN: Duration = Duration::from_secs(5);
+
 /// What one Python thread does. It writes, the watch reads.
 #[derive(Debug)]
 pub(super) struct Slot {
@@ -130,7 +133,6 @@ impl Watch {
             threads: options.threads.max(1),
             stuck_max: options.stuck_max,
             obeys_signals: options.obeys_signals,
-            said_exhausted: false,
         };
         let (end, ended) = bounded(0);
         let thread =
@@ -154,11 +156,10 @@ struct Watcher {
     threads: usize,
     stuck_max: usize,
     obeys_signals: bool,
-    said_exhausted: bool,
 }
 
 impl Watcher {
-    fn run(mut self, ended: &Receiver<()>) {
+    fn run(self, ended: &Receiver<()>) {
         loop {
             let next = self.look();
             if ended.recv_deadline(next) != Err(RecvTimeoutError::Timeout) {
@@ -168,7 +169,7 @@ impl Watcher {
     }
 
     /// Says what is to be said now. Returns when to look again.
-    fn look(&mut self) -> Instant {
+    fn look(&self) -> Instant {
         let limits = [self.slow, self.late];
         let shortest = limits.into_iter().flatten().min().unwrap_or(GRACE);
         // What begins after this look cannot be late before that.
@@ -208,7 +209,7 @@ impl Watcher {
 
     /// One line of the log with the traceback of the thread, if it still serves the request.
     fn tell(&self, slot: &Slot, begun: u64, what: &str) {
-        Python::try_attach(|py| {
+        self.enter(|py| {
             let environ = slot.lock().as_ref().map(|environ| environ.clone_ref(py));
             let stack = stack(py, slot.ident.load(Ordering::Relaxed));
             let Some(environ) = environ.filter(|_| slot.begun.load(Ordering::Relaxed) == begun) else {
@@ -230,16 +231,48 @@ impl Watcher {
         });
     }
 
+    /// Calls `look` in the interpreter. `None` where that ends; where nobody gets in any more the process does.
+    fn enter<T: Send>(&self, look: impl FnOnce(Python<'_>) -> T + Send) -> Option<T> {
+        let (give, take) = bounded(1);
+        std::thread::scope(|scope| {
+            scope.spawn(move || give.send(Python::try_attach(look)));
+            let patience = self.late.unwrap_or_default().max(HELD_MIN);
+            match take.recv_timeout(patience) {
+                Ok(seen) => return seen,
+                Err(RecvTimeoutError::Timeout) => self.held(patience),
+                Err(RecvTimeoutError::Disconnected) => return None,
+            }
+            take.recv().ok().flatten()
+        })
+    }
+
+    /// Whoever has the interpreter does not let it go: no request is served, and Python cannot say where it is.
+    fn held(&self, patience: Duration) {
+        let what = "the interpreter was not let go";
+        let why = "a C extension computes, or waits, without letting other threads run";
+        if self.late.is_none() {
+            tracing::error!(target: "ringway::wsgi", "{what} for {patience:?}: {why}");
+            return;
+        }
+        tracing::error!(
+            target: "ringway::wsgi",
+            "{what} for {patience:?} after request_timeout: {why}; aborting, for whoever supervises this process to \
+             start it anew"
+        );
+        // faulthandler, where it is enabled, writes every thread's traceback without the interpreter.
+        std::process::abort();
+    }
+
     fn busy(&self) -> usize {
         let is_busy = |slot: &Arc<Slot>| slot.begun.load(Ordering::Relaxed) != 0 && !slot.is_given_up();
         self.crew.slots().iter().filter(|slot| is_busy(slot)).count()
     }
 
     /// Gives the thread up and starts another, or the end of the process.
-    fn replace(&mut self, slot: &Slot, begun: u64) {
+    fn replace(&self, slot: &Slot, begun: u64) {
         let stuck = self.crew.stuck();
         if stuck >= self.stuck_max {
-            if !std::mem::replace(&mut self.said_exhausted, true) {
+            if self.crew.exhaust() {
                 self.exhausted(stuck);
             }
             return;
@@ -248,7 +281,7 @@ impl Watcher {
             return;
         }
         self.crew.has_lost();
-        let hired = Python::try_attach(|py| self.crew.hire(py));
+        let hired = self.enter(|py| self.crew.hire(py));
         let (stuck, max, name) = (stuck + 1, self.stuck_max, &slot.name);
         match hired {
             Some(Ok(())) => tracing::warn!(
@@ -268,7 +301,8 @@ impl Watcher {
         if !self.obeys_signals {
             tracing::error!(
                 target: "ringway::wsgi",
-                "{more} Python threads are stuck: no more are replaced, start this process anew"
+                "{more} Python threads are stuck, more than {} are not replaced: this process is to be started anew",
+                self.stuck_max
             );
             return;
         }
