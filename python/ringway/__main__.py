@@ -93,8 +93,8 @@ def main(arguments: Optional[List[str]] = None) -> int:
         options = _config.parse(parser(), arguments)
     except ValueError as error:
         fail(str(error), 2)
-    if options.threads < 1 or options.queue_max < 1:
-        fail("--threads and --queue-max must be at least 1", 2)
+    if options.threads < 1 or options.queue_max < 1 or options.stuck_max < 0:
+        fail("--threads and --queue-max must be at least 1, --stuck-max at least 0", 2)
     settings = {
         name[len("setting_") :]: value
         for name, value in vars(options).items()
@@ -106,7 +106,8 @@ def main(arguments: Optional[List[str]] = None) -> int:
     try:
         application = _ringway.load(options.application)
     except _ringway.LoadError as error:
-        fail(str(error), 1)
+        hint = "`ringway-wsgi check %s --as USER` says what another user lacks" % options.application
+        fail("%s\n%s" % (str(error).rstrip("\n"), hint), 1)
     server = WSGIServer(
         application,
         maxThreads=options.threads,

@@ -14,18 +14,23 @@ import pwd
 import sys
 import sysconfig
 import traceback
+from typing import Any, Callable, Dict, List, Optional, Tuple
+
+#: One thing that was looked at, what was found, and what to do about it.
+Step = Dict[str, Optional[str]]
 
 
-def step(name, verdict, found, remedy=None):
+def step(name: str, verdict: str, found: str, remedy: Optional[str] = None) -> Step:
     return {"step": name, "verdict": verdict, "found": found, "remedy": remedy}
 
 
-def blocked(path, right=os.R_OK):
+def blocked(path: str, right: int = os.R_OK) -> Optional[str]:
     """What keeps this user from a path: the first directory on the way that it may not enter, or the path itself.
     None where nothing does, or the path does not exist."""
     real = os.path.realpath(path)
     for way in (os.path.abspath(path), real):
-        above, directory = [], os.path.dirname(way)
+        above: List[str] = []
+        directory = os.path.dirname(way)
         while directory not in above:
             above.append(directory)
             directory = os.path.dirname(directory)
@@ -42,13 +47,13 @@ def blocked(path, right=os.R_OK):
     return None if os.access(real, right) or not os.path.lexists(real) else real
 
 
-def described(path):
+def described(path: str) -> str:
     """A path with its mode and its owner."""
     found = os.stat(path)
 
-    def name(look, number):
+    def name(look: Callable[[int], Any], number: int) -> str:
         try:
-            return look(number)[0]
+            return str(look(number)[0])
         except KeyError:
             return str(number)
 
@@ -56,7 +61,7 @@ def described(path):
     return "%s (mode %04o, %s)" % (path, found.st_mode & 0o7777, owner)
 
 
-def denial(path):
+def denial(path: str) -> Optional[Tuple[str, str]]:
     """A sentence about `blocked(path)`, and what to do."""
     culprit = blocked(path)
     if culprit is None:
@@ -66,27 +71,27 @@ def denial(path):
     return text, "chmod %s %s, or put the application and its packages where this user may read them" % (bits, culprit)
 
 
-def frame_of(error):
+def frame_of(error: BaseException) -> Optional[traceback.FrameSummary]:
     """Where the application failed: the innermost frame that is neither Python's nor a package's."""
     paths = sysconfig.get_paths()
     foreign = tuple(paths[name] + os.sep for name in ("stdlib", "platstdlib", "purelib", "platlib"))
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if is_real(frame)]
     own = [frame for frame in frames if not frame.filename.startswith(foreign)]
-    return (own or frames or [None])[-1]
+    return own[-1] if own else frames[-1] if frames else None
 
 
-def is_real(frame):
+def is_real(frame: traceback.FrameSummary) -> bool:
     return not frame.filename.startswith("<") and frame.filename != importlib.__file__
 
 
-def text_of(error):
+def text_of(error: BaseException) -> str:
     """The traceback from the application's first frame on."""
     shown = traceback.TracebackException(type(error), error, error.__traceback__)
     shown.stack = traceback.StackSummary.from_list([frame for frame in shown.stack if is_real(frame)])
     return "".join(shown.format())
 
 
-def import_remedy(error, module):
+def import_remedy(error: BaseException, module: str) -> str:
     if isinstance(error, ModuleNotFoundError) and error.name:
         top = error.name.partition(".")[0]
         if top == module.partition(".")[0] and not sys.modules.get(top):
@@ -114,7 +119,7 @@ def import_remedy(error, module):
     return "correct the module"
 
 
-def check_callable(found, name):
+def check_callable(found: Any, name: str) -> Step:
     if not callable(found):
         text = "%s is %s, which cannot be called" % (name, type(found).__name__)
         return step("callable", "wrong", text, "name the application itself")
@@ -135,7 +140,7 @@ def check_callable(found, name):
     return step("callable", "ok", "%s is %s and takes two arguments" % (name, type(found).__name__))
 
 
-def check(name, report):
+def check(name: str, report: Dict[str, Any]) -> None:
     steps = report["steps"]
     module, _, attributes = name.partition(":")
     attributes = attributes or "application"
@@ -161,7 +166,7 @@ def check(name, report):
     except BaseException as error:
         report["traceback"] = text_of(error)
         frame = frame_of(error)
-        place = " (%s:%d, in %s)" % (frame.filename, frame.lineno, frame.name) if frame else ""
+        place = " (%s:%s, in %s)" % (frame.filename, frame.lineno, frame.name) if frame else ""
         text = "%s cannot be imported: %s: %s%s" % (module, type(error).__name__, error, place)
         steps.append(step("module", "wrong", text, import_remedy(error, module)))
         return
@@ -177,10 +182,11 @@ def check(name, report):
     steps.append(check_callable(value, name))
 
 
-def main(name, report_fd, trace_fd, timeout):
+def main(name: str, report_fd: int, trace_fd: int, timeout: float) -> None:
     faulthandler.enable(trace_fd, all_threads=False)
     faulthandler.dump_traceback_later(timeout, exit=True, file=trace_fd)
-    report = {"interpreter": sys.executable, "version": sys.version.split()[0], "cwd": os.getcwd(), "steps": []}
+    version = sys.version.split()[0]
+    report: Dict[str, Any] = {"interpreter": sys.executable, "version": version, "cwd": os.getcwd(), "steps": []}
     check(name, report)
     faulthandler.cancel_dump_traceback_later()
     with open(report_fd, "w") as file:

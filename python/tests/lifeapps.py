@@ -7,6 +7,8 @@ import sys
 import threading
 import time
 
+from ringway.types import Aborted
+
 
 def ok(start_response, *pieces):
     start_response("200 OK", [("Content-Type", "text/plain")])
@@ -45,6 +47,7 @@ def note(text):
 
 def aborted(environ, start_response):
     gone = environ["ringway.aborted"]
+    assert isinstance(gone, Aborted)
     note("at first %r %r %r" % (gone.is_set(), bool(gone), gone.wait(0.01)))
     note("waited %r, then %r" % (gone.wait(60), gone.is_set()))
     return ok(start_response)
