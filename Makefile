@@ -1,6 +1,6 @@
 # make run    the demo: the probe application over FastCGI behind an embedded web front, http://127.0.0.1:8080
 # make test   everything that CI checks; installs the Debian packages that the interoperability tests talk to
-# make wheel  the Python package, target/wheels/ringway-*.whl
+# make wheel  the Python package with the command in it, target/wheels/ringway-*.whl
 # make python its tests: the wheel in a clean venv, Flask and others behind web servers
 # make powerset  every combination of features: no warnings of the linter; every feature: none of rustdoc
 # make bench  criterion's benchmarks of the parts, then the comparison of the whole with its peers
@@ -79,6 +79,9 @@ $(BUILD_VENV)/bin/maturin:
 
 wheel: $(BUILD_VENV)/bin/maturin
 	rm -rf $(WHEELS)
+	$(CARGO) build --release --locked --features $(FEATURES) --bin ringway
+	mkdir -p python/ringway/bin
+	strip -o python/ringway/bin/ringway $(TARGET)/release/ringway
 	cd python && CARGO_TARGET_DIR=$(TARGET)/python $(BUILD_VENV)/bin/maturin build --release --locked \
 	  --interpreter $(BUILD_VENV)/bin/python --out $(WHEELS)
 
@@ -90,7 +93,7 @@ python: wheel
 	rm -rf $(TEST_VENV)
 	$(PYTHON) -m venv $(TEST_VENV)
 	$(TEST_VENV)/bin/pip install -q $(WHEELS)/*.whl -r python/tests/requirements.txt
-	RINGWAY_REQUIRE=$(RINGWAY_REQUIRE) RINGWAY_COMMAND=$(TARGET)/debug/ringway RINGWAY_WHEEL=$$(ls $(WHEELS)/*.whl) \
+	RINGWAY_REQUIRE=$(RINGWAY_REQUIRE) RINGWAY_WHEEL=$$(ls $(WHEELS)/*.whl) \
 	  $(TEST_VENV)/bin/python -m pytest -q -p no:cacheprovider python/tests
 	RINGWAY_REQUIRE=$(RINGWAY_REQUIRE) RINGWAY_PROBE="$(TEST_VENV)/bin/ringway-wsgi ringway.probe:application" \
 	  $(CARGO) test --features $(FEATURES) --test interop -- $(PROBED)

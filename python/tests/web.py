@@ -13,6 +13,7 @@ import urllib.request
 import pytest
 
 from fcgi import HERE, PATIENCE, environment
+from ringway._command import PROGRAM
 
 #: How each server is told to stay in the foreground with the configuration file that follows.
 FOREGROUND = {
@@ -35,13 +36,13 @@ def find(program):
 
 
 def command():
-    """The command `ringway`: RINGWAY_COMMAND, or what was built beside this folder."""
+    """The command `ringway`: RINGWAY_COMMAND, that of the package, or one that was built beside this folder."""
     named = os.environ.get("RINGWAY_COMMAND")
     if named:
         return named
     target = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", HERE.parent.parent / "target"))
-    built = [target / profile / "ringway" for profile in ("debug", "release")]
-    return next((str(path) for path in built if path.exists()), None) or missing("ringway (cargo build --features cli)")
+    found = [PROGRAM, target / "debug/ringway", target / "release/ringway"]
+    return next((path for path in found if path.exists()), None) or missing("ringway (cargo build --features cli)")
 
 
 def conf(*arguments):
