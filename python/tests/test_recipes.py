@@ -14,6 +14,7 @@ import visitors
 import web
 from fcgi import HERE, PATIENCE, environment
 from recipes import MOUNT, Recipe, interpreter
+from ringway import _command
 
 MOUNTS = pytest.mark.parametrize("mount", ["/", "/my/app"])
 APACHE_MODULES = "/usr/lib/apache2/modules"
@@ -210,8 +211,8 @@ def test_spawn_fcgi(folder):
     web.wait_until(lambda: not any(map(runs, pids)))
 
 
-@MOUNTS
-def test_supervisor(folder, mount):
+def test_supervisor(folder):
+    mount = "/my/app"
     recipe = Recipe(folder, "supervisor", mount)
     recipe.fcgi_file()
     state = folder / "supervisor"
@@ -226,3 +227,11 @@ def test_supervisor(folder, mount):
             subprocess.run(control, check=True, stdout=subprocess.DEVNULL)
             assert len(visitors.processes(site, 2) & pids) == 1
     assert not any(map(runs, pids)), supervisor.log()
+
+
+def test_a_package_without_the_command_says_so(monkeypatch, folder, capsys):
+    monkeypatch.setattr(_command, "PROGRAM", folder / "ringway")
+    with pytest.raises(SystemExit) as ended:
+        _command.main()
+    assert ended.value.code == 1
+    assert "built without the command ringway" in capsys.readouterr().err
