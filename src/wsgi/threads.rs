@@ -72,8 +72,8 @@ impl Threads {
     /// Takes no more requests and waits until the threads have ended, `timeout` at most. Returns how many have not.
     pub fn join(&mut self, py: Python<'_>, timeout: Duration) -> PyResult<usize> {
         self.jobs = None;
-        // It may be on its way into the interpreter.
-        py.detach(|| self.watch = None);
+        let watch = self.watch.take();
+        py.detach(|| watch.map(Watch::join));
         let end = Instant::now() + timeout;
         let mut running = 0;
         for Member { thread, slot } in std::mem::take(&mut *self.crew.lock()) {

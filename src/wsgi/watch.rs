@@ -115,8 +115,8 @@ impl Slot {
 #[derive(Debug)]
 pub(super) struct Watch {
     /// Dropped to end the thread.
-    end: Option<Sender<()>>,
-    thread: Option<JoinHandle<()>>,
+    end: Sender<()>,
+    thread: JoinHandle<()>,
 }
 
 impl Watch {
@@ -137,15 +137,14 @@ impl Watch {
         let (end, ended) = bounded(0);
         let thread =
             std::thread::Builder::new().name("ringway-watch".into()).spawn(move || watcher.run(&ended))?;
-        Ok(Watch { end: Some(end), thread: Some(thread) })
+        Ok(Watch { end, thread })
     }
-}
 
-impl Drop for Watch {
-    /// Waits for the thread, which may be waiting for the interpreter: be detached from it.
-    fn drop(&mut self) {
-        self.end = None;
-        let _ = self.thread.take().map(JoinHandle::join);
+    /// Ends the thread and waits for it. It may be waiting for the interpreter: be detached from that.
+    pub(super) fn join(self) {
+        drop(self.end);
+        // It only tells; it cannot fail.
+        let _ = self.thread.join();
     }
 }
 
