@@ -183,7 +183,8 @@ impl Host {
         match self.prepare(py, maker, &job) {
             Ok(served) => {
                 if let Some(slot) = slot {
-                    slot.begin(served.environ.clone().unbind(), job.queued_at);
+                    let environ = served.environ.clone().unbind();
+                    slot.begin(environ, job.conversation.clone(), job.queued_at);
                 }
                 served.run(self);
             }

@@ -19,12 +19,14 @@ use pyo3::types::{PyDict, PyList};
 use rustix::process::{Signal, getpid, kill_process};
 
 use super::Options;
+use super::conversation::Conversation;
 use super::interpreter::request_line;
 use super::threads::Crew;
 
-/// From `request_timeout` to giving its thread up: when the engine ends a request, an application that waits for its
-/// client ends by itself.
-const GRACE: Duration = Duration::from_millis(100);
+/// When the engine has ended a request, an application that waits for its client ends by itself: its thread is given up
+/// if it is still there after so many looks. Not after a time, since on a machine that stands still time passes alone.
+const LOOKS: u64 = 5;
+const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 /// What a thread is given to let others into the interpreter, where `request_timeout` is not longer.
 const HELD_MIN: Duration = Duration::from_secs(5);
@@ -43,9 +45,18 @@ pub(super) struct Slot {
     /// `begun` of the request that was last said to be slow, and late: once is enough. The watch's own.
     said_slow: AtomicU64,
     said_late: AtomicU64,
+    /// How often the watch looked since the request was ended.
+    looks: AtomicU64,
     is_given_up: AtomicBool,
     /// Locked to decide whether a thread has come back before it was given up.
-    environ: Mutex<Option<Py<PyDict>>>,
+    request: Mutex<Option<Watched>>,
+}
+
+/// A request that is served.
+#[derive(Debug)]
+struct Watched {
+    environ: Py<PyDict>,
+    conversation: Arc<Conversation>,
 }
 
 impl Slot {
@@ -58,8 +69,9 @@ impl Slot {
             queued: AtomicU64::default(),
             said_slow: AtomicU64::default(),
             said_late: AtomicU64::default(),
+            looks: AtomicU64::default(),
             is_given_up: AtomicBool::default(),
-            environ: Mutex::default(),
+            request: Mutex::default(),
         }
     }
 
@@ -71,8 +83,8 @@ impl Slot {
     }
 
     /// The thread calls the application for a request that was queued at that time.
-    pub(super) fn begin(&self, environ: Py<PyDict>, queued_at: Instant) {
-        *self.lock() = Some(environ);
+    pub(super) fn begin(&self, environ: Py<PyDict>, conversation: Arc<Conversation>, queued_at: Instant) {
+        *self.lock() = Some(Watched { environ, conversation });
         self.queued.store(self.micros(queued_at), Ordering::Relaxed);
         self.begun.store(self.micros(Instant::now()), Ordering::Release);
     }
@@ -80,9 +92,9 @@ impl Slot {
     /// The thread has done with the request. Whether it was given up meanwhile.
     pub(super) fn end(&self) -> bool {
         self.begun.store(0, Ordering::Relaxed);
-        let environ = self.lock().take();
+        let request = self.lock().take();
         // Not under the lock: Python may run.
-        drop(environ);
+        drop(request);
         self.is_given_up()
     }
 
@@ -92,12 +104,17 @@ impl Slot {
 
     /// Unless the request of `begun` has ended.
     fn give_up(&self, begun: u64) -> bool {
-        let environ = self.lock();
-        let is_stuck = environ.is_some() && self.begun.load(Ordering::Relaxed) == begun;
+        let request = self.lock();
+        let is_stuck = request.is_some() && self.begun.load(Ordering::Relaxed) == begun;
         if is_stuck {
             self.is_given_up.store(true, Ordering::Relaxed);
         }
         is_stuck
+    }
+
+    /// Whether nobody wants the answer any more.
+    fn is_over(&self) -> bool {
+        self.lock().as_ref().is_some_and(|request| request.conversation.is_over())
     }
 
     /// Never 0.
@@ -106,8 +123,8 @@ impl Slot {
         at.saturating_duration_since(self.epoch).as_micros() as u64 + 1
     }
 
-    fn lock(&self) -> MutexGuard<'_, Option<Py<PyDict>>> {
-        self.environ.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Option<Watched>> {
+        self.request.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -170,7 +187,7 @@ impl Watcher {
     /// Says what is to be said now. Returns when to look again.
     fn look(&self) -> Instant {
         let limits = [self.slow, self.late];
-        let shortest = limits.into_iter().flatten().min().unwrap_or(GRACE);
+        let shortest = limits.into_iter().flatten().min().unwrap_or(LOOK_EVERY);
         // What begins after this look cannot be late before that.
         let mut next = Instant::now() + shortest;
         for slot in self.crew.slots() {
@@ -197,10 +214,14 @@ impl Watcher {
             let due = at(slot.queued.load(Ordering::Relaxed)) + late;
             if slot.said_late.load(Ordering::Relaxed) != begun && is_due(due, &mut next) {
                 slot.said_late.store(begun, Ordering::Relaxed);
+                slot.looks.store(0, Ordering::Relaxed);
                 self.tell(&slot, begun, "request_timeout passed");
             }
-            if slot.said_late.load(Ordering::Relaxed) == begun && is_due(due + GRACE, &mut next) {
-                self.replace(&slot, begun);
+            if slot.said_late.load(Ordering::Relaxed) == begun {
+                next = next.min(Instant::now() + LOOK_EVERY);
+                if slot.is_over() && slot.looks.fetch_add(1, Ordering::Relaxed) >= LOOKS {
+                    self.replace(&slot, begun);
+                }
             }
         }
         next
@@ -209,7 +230,7 @@ impl Watcher {
     /// One line of the log with the traceback of the thread, if it still serves the request.
     fn tell(&self, slot: &Slot, begun: u64, what: &str) {
         self.enter(|py| {
-            let environ = slot.lock().as_ref().map(|environ| environ.clone_ref(py));
+            let environ = slot.lock().as_ref().map(|request| request.environ.clone_ref(py));
             let stack = stack(py, slot.ident.load(Ordering::Relaxed));
             let Some(environ) = environ.filter(|_| slot.begun.load(Ordering::Relaxed) == begun) else {
                 return;
