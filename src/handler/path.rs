@@ -276,7 +276,12 @@ fn further<'p, B: AsRef<[u8]>>(params: &'p Params<B>, front: &[u8]) -> Option<(C
     {
         return Some((rest.into(), Remedy::FromDocumentUri));
     }
-    let uri = params.well_known(WellKnown::RequestUri).and_then(path_of_uri)?;
+    let uri = params.well_known(WellKnown::RequestUri)?;
+    // Nearly always it is the same path, and what follows it a query.
+    if uri.strip_prefix(front).is_some_and(|rest| matches!(rest.first(), None | Some(b'?'))) {
+        return None;
+    }
+    let uri = path_of_uri(uri)?;
     let rest = after(uri, front).filter(|rest| rest.starts_with(b"/"))?;
     Some((unescape(rest), Remedy::FromRequestUri))
 }
@@ -312,6 +317,8 @@ fn is_fcgi(segment: &[u8]) -> bool {
 
 /// Where the first segment that is a `.fcgi` file ends.
 fn end_of_fcgi(path: &[u8]) -> Option<usize> {
+    // Most paths have no dot at all.
+    memchr::memchr(b'.', path)?;
     let ends = memchr::memchr_iter(b'/', path).chain([path.len()]);
     let mut start = 0;
     for end in ends {

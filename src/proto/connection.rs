@@ -177,7 +177,7 @@ impl<T: Default> Connection<T> {
     ///
     /// An error ends the connection: requests whose input is complete are still answered, those of
     /// [`incomplete`](Connection::incomplete) are aborted. Input given after it is dropped unread.
-    #[inline]
+    #[inline(always)]
     pub fn handle_input<'a>(
         &mut self,
         input: &mut &'a [u8],
@@ -224,6 +224,7 @@ impl<T: Default> Connection<T> {
         Some(ended.value)
     }
 
+    #[inline(always)]
     fn handle_fragment<'a>(
         &mut self,
         fragment: Fragment<'a>,
@@ -250,7 +251,7 @@ impl<T: Default> Connection<T> {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn handle_stream<'a>(&mut self, id: RequestId, fragment: Fragment<'a>) -> Option<Event<'a>> {
         // FastCGI 3.3: records of an inactive id are ignored.
         let Some(slot) = self.slot_of(id) else {

@@ -208,8 +208,10 @@ fn scan(bytes: &[u8], limits: &Limits, index: &mut Index) -> Result<u32, ErrorKi
     // `offset` lives in a register: each pair's place depends on the lengths of the one before, so a detour over memory
     // would be most of the time that this takes.
     while offset < bytes.len() {
-        let Some(pair) = short_pair(&bytes[offset..]).or_else(|| long_pair(&bytes[offset..])) else {
-            return Err(ErrorKind::ParamsTruncated(offset as u32));
+        let stream = &bytes[offset..];
+        let pair = match short_pair(stream) {
+            Some(pair) => pair,
+            None => long_pair(stream).ok_or(ErrorKind::ParamsTruncated(offset as u32))?,
         };
         zeros_in_lengths += pair.zeros_in_lengths;
         pairs += 1;
@@ -243,12 +245,10 @@ fn short_pair(stream: &[u8]) -> Option<Pair<'_>> {
     if name_length | value_length >= 0x80 {
         return None;
     }
-    let text = after.get(..usize::from(name_length) + usize::from(value_length))?;
-    Some(Pair {
-        name: &text[..usize::from(name_length)],
-        bytes: 2 + text.len(),
-        zeros_in_lengths: usize::from(name_length == 0) + usize::from(value_length == 0),
-    })
+    let (name_length, value_length) = (usize::from(name_length), usize::from(value_length));
+    let text = after.get(..name_length + value_length)?;
+    let zeros_in_lengths = usize::from(name_length == 0) + usize::from(value_length == 0);
+    Some(Pair { name: &text[..name_length], bytes: 2 + text.len(), zeros_in_lengths })
 }
 
 /// As [`short_pair`], for every pair.
@@ -359,21 +359,30 @@ impl WellKnown {
         }
     }
 
-    /// The well-known name that these bytes are, if any: one look into a table, one comparison.
+    /// The well-known name that these bytes are, if any: one look into a table, two comparisons of a word.
     #[inline]
     pub fn find(name: &[u8]) -> Option<WellKnown> {
-        let place = match (name.get(3), name.len()) {
-            (Some(fourth), length) => &WellKnown::PLACES[WellKnown::hash(*fourth, name[length - 4], length)],
-            (None, _) => return None,
+        let (Some(first), Some(last)) = (name.first_chunk(), name.last_chunk()) else {
+            return (name == WellKnown::NAMES[WellKnown::SHORT as usize]).then_some(WellKnown::SHORT);
         };
-        (place.length == name.len() && place.holds(name)).then_some(place.known)
+        let (first, last) = (u64::from_le_bytes(*first), u64::from_le_bytes(*last));
+        let place = &WellKnown::PLACES[WellKnown::hash(last)];
+        let is_it = place.last == last
+            && place.first == first
+            && place.length == name.len()
+            // Of most names the two words are all.
+            && (name.len() <= 16 || name == WellKnown::NAMES[place.known as usize]);
+        is_it.then_some(place.known)
     }
 
-    /// Of the fourth byte, the fourth from the end and the length. Perfect on the table above: the compiler checks it
-    /// in [`WellKnown::PLACES`]. A new row may ask for other places or another multiplier.
+    /// The only name that is shorter than a word.
+    const SHORT: WellKnown = WellKnown::Https;
+
+    /// Of the last eight bytes. Perfect on the table above: the compiler checks it in [`WellKnown::PLACES`]. A new row
+    /// may ask for another multiplier.
     #[inline]
-    const fn hash(fourth: u8, fourth_last: u8, length: usize) -> usize {
-        (length + fourth as usize + 12 * fourth_last as usize) % 64
+    const fn hash(last: u64) -> usize {
+        (last.wrapping_mul(0x2a3a_f4d4_6b0a_18e9) >> 58) as usize
     }
 
     /// The names by their hash. No name is empty, so a length of 0 marks a place that nobody has.
@@ -382,21 +391,15 @@ impl WellKnown {
         let mut places = [NOBODY; 64];
         let mut row = 0;
         while row < WellKnown::COUNT {
-            let name = WellKnown::NAMES[row];
-            let place = &mut places[WellKnown::hash(name[3], name[name.len() - 4], name.len())];
-            assert!(place.length == 0, "two well-known names share a hash");
-            let (Some(first), Some(last)) = (name.first_chunk(), name.last_chunk()) else {
-                assert!(name.len() < 8);
-                *place = Place { length: name.len(), first: 0, last: 0, known: WellKnown::ALL[row] };
-                row += 1;
-                continue;
-            };
-            *place = Place {
-                length: name.len(),
-                first: u64::from_ne_bytes(*first),
-                last: u64::from_ne_bytes(*last),
-                known: WellKnown::ALL[row],
-            };
+            let (known, name) = (WellKnown::ALL[row], WellKnown::NAMES[row]);
+            if let (Some(first), Some(last)) = (name.first_chunk(), name.last_chunk()) {
+                let (first, last) = (u64::from_le_bytes(*first), u64::from_le_bytes(*last));
+                let place = &mut places[WellKnown::hash(last)];
+                assert!(place.length == 0, "two well-known names share a hash");
+                *place = Place { length: name.len(), first, last, known };
+            } else {
+                assert!(known as usize == WellKnown::SHORT as usize, "a second name shorter than a word");
+            }
             row += 1;
         }
         places
@@ -410,22 +413,6 @@ struct Place {
     first: u64,
     last: u64,
     known: WellKnown,
-}
-
-impl Place {
-    /// Whether the name, which has the right length, is the one of this place: two words instead of a call where it
-    /// is 8 to 16 bytes long, as most are.
-    #[inline]
-    fn holds(&self, name: &[u8]) -> bool {
-        match (name.first_chunk(), name.last_chunk()) {
-            (Some(first), Some(last)) => {
-                u64::from_ne_bytes(*first) == self.first
-                    && u64::from_ne_bytes(*last) == self.last
-                    && (name.len() <= 16 || name == WellKnown::NAMES[self.known as usize])
-            }
-            _ => name == WellKnown::NAMES[self.known as usize],
-        }
-    }
 }
 
 #[cfg(test)]
