@@ -48,6 +48,21 @@
 //! path to one with another script name, the URI is the [path info](crate::Request::path_info), percent-encoded again,
 //! and `QUERY_STRING`. The visitor's own is [`FastCgi::original_uri`].
 //!
+//! # What HTTP has no place for
+//!
+//! All of it is asked of one extension, since each costs allocations: `request.extensions().get::<FastCgi>()` or, in
+//! axum, the extractor `Extension<FastCgi>`.
+//!
+//! | | |
+//! | --- | --- |
+//! | every param, as it came | [`FastCgi::params`] |
+//! | the visitor's address, the web server's | [`FastCgi::client`], [`FastCgi::peer`] |
+//! | role, id on the connection | [`FastCgi::role`], [`FastCgi::id`] |
+//! | whether somebody still waits for the answer | [`FastCgi::ended`], [`FastCgi::outcome`] |
+//! | the mount, the URI with it | [`FastCgi::script_name`], [`FastCgi::original_uri`] |
+//!
+//! Extractors that look for a type of their own, such as axum's `ConnectInfo`, find it by [`Tower::extension`].
+//!
 //! # What becomes of its answer
 //!
 //! A body whose length is known and at most 16 KiB goes out with its head; a longer one follows as it comes, and is

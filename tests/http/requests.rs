@@ -4,9 +4,9 @@ use std::convert::Infallible;
 use std::fmt::Write;
 use std::net::SocketAddr;
 
-use axum::Router;
 use axum::extract::{ConnectInfo, OriginalUri};
 use axum::routing::get;
+use axum::{Extension, Router};
 use http_body::Body as _;
 use http_body_util::Full;
 use ringway::http::{FastCgi, Tower};
@@ -217,17 +217,27 @@ fn axums_own_extractors(driver: Driver) {
     async fn who(ConnectInfo(client): ConnectInfo<SocketAddr>) -> String {
         client.to_string()
     }
+    async fn fastcgi(Extension(of): Extension<FastCgi>, Extension(id): Extension<RequestId>) -> String {
+        let name = of.params().get("SERVER_NAME").map(|name| name.escape_ascii().to_string());
+        format!("{:?} {} {} {:?} {:?} {:?}", of.role(), of.id(), id, name, of.client(), of.outcome())
+    }
     async fn asked(OriginalUri(uri): OriginalUri) -> String {
         uri.to_string()
     }
-    let router = Router::new().route("/who", get(who)).nest("/in", Router::new().route("/asked", get(asked)));
+    let router = Router::new().route("/who", get(who)).route("/fastcgi", get(fastcgi));
+    let router = router.nest("/in", Router::new().route("/asked", get(asked)));
     let tower = Tower::new(router)
         .extension(|request| request.client().map(ConnectInfo))
+        .extension(|request| Some(request.id()))
         .extension(|request| Some(OriginalUri(request.original_uri())));
     let served = Serve::new(driver).start(|server| server.responder("/app", tower));
     let mut peer = served.connect();
     let who = Ask::get("/app/who").param("REMOTE_ADDR", "192.0.2.1").param("REMOTE_PORT", "4711");
     assert_eq!(peer.fetch(&who).text(), "192.0.2.1:4711");
+    let fastcgi = Ask::get("/app/fastcgi").id(7).param("SERVER_NAME", "example.org");
+    let fastcgi = fastcgi.param("REMOTE_ADDR", "2001:db8::1");
+    let all = r#"Responder 7 7 Some("example.org") Some([2001:db8::1]:0) None"#;
+    assert_eq!(peer.fetch(&fastcgi).text(), all);
     // As where axum itself serves without connect info.
     assert_eq!(peer.get("/app/who").status(), 500);
     assert_eq!(peer.get("/app/in/asked?x").text(), "/app/in/asked?x");
