@@ -81,6 +81,14 @@ def file():
     return send_file(__file__, mimetype="text/x-python", conditional=True)
 
 
+@app.get("/wrapped")
+def wrapped():
+    answer = send_file(__file__, conditional=False)
+    is_the_servers = isinstance(answer.response, request.environ["wsgi.file_wrapper"])
+    answer.close()
+    return str(is_the_servers)
+
+
 @app.get("/pid")
 def pid():
     time.sleep(float(request.args.get("seconds", 0)))

@@ -94,6 +94,7 @@ def helpers_of_flask(site):
         source = file.read()
     with site.open("/file") as answer:
         assert (answer.read(), answer.headers["Content-Length"]) == (source, str(len(source)))
+    assert site.text("/wrapped") == "True"
     with site.open("/file", Range="bytes=5-14") as answer:
         assert (answer.status, answer.read()) == (206, source[5:15])
     assert site.text("/stream?name=row") == "row 0\nrow 1\nrow 2\n"
