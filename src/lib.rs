@@ -89,7 +89,7 @@ pub use self::{
     },
     proto::{RequestId, Role},
     ring::{Choice, Chunk},
-    server::{Builder, Handle, Server},
+    server::{Builder, Handle, Listeners, Server},
 };
 #[cfg(feature = "http")]
 pub use self::{

@@ -12,9 +12,11 @@ use crate::metrics::Snapshot;
 use crate::ring::{self, Choice, Epoll, Listen, ListenOptions, Listener, PoolConfig, Uring};
 use crate::{Error, Result};
 
+pub use listeners::Listeners;
 use service::Reporter;
 use signals::Catcher;
 
+mod listeners;
 mod service;
 mod signals;
 
@@ -36,7 +38,7 @@ impl Server {
     /// What a server is made from.
     pub fn builder() -> Builder {
         let (config, registry) = (Config::default(), Registry::default());
-        Builder { config, registry, connections: Vec::new(), bad_mount: None }
+        Builder { config, registry, connections: Vec::new(), given: Vec::new(), bad_mount: None }
     }
 }
 
@@ -47,6 +49,7 @@ pub struct Builder {
     config: Config,
     registry: Registry,
     connections: Vec<OwnedFd>,
+    given: Vec<OwnedFd>,
     bad_mount: Option<MountError>,
 }
 
@@ -63,6 +66,13 @@ impl Builder {
     /// connections and no address listens nowhere; it goes on when they have ended.
     pub fn connection(mut self, socket: impl Into<OwnedFd>) -> Builder {
         self.connections.push(socket.into());
+        self
+    }
+
+    /// Listens on a socket that is there already, a listening stream socket, perhaps shared with other processes. May
+    /// be called several times. A server that is given some listens nowhere else, except where it is told to.
+    pub fn listener(mut self, socket: impl Into<OwnedFd>) -> Builder {
+        self.given.push(socket.into());
         self
     }
 
@@ -149,8 +159,11 @@ impl Builder {
         };
         let pool = pool_of(&config);
         let choice = ring::choose(driver(config.driver), &pool)?;
-        let listens = !config.listen.is_empty() || self.connections.is_empty();
-        let listeners = if listens { listen(&config, workers)? } else { Vec::new() };
+        let listens = !config.listen.is_empty() || (self.connections.is_empty() && self.given.is_empty());
+        let mut listeners = if listens { listen(&config, workers)? } else { Vec::new() };
+        for socket in self.given {
+            listeners.push(Listener::given(socket, workers)?);
+        }
         let addresses: Arc<[String]> = listeners.iter().map(|l| l.address().to_owned()).collect();
         let registry = Arc::new(self.registry);
         let is_uring = choice == Choice::Uring;
@@ -163,7 +176,7 @@ impl Builder {
         } else {
             Engine::start(setup, move || Epoll::new(&pool))?
         };
-        if listens {
+        if !addresses.is_empty() {
             tracing::info!(
                 "listening on {}; {workers} {}; {choice}",
                 addresses.join(", "),
@@ -251,6 +264,11 @@ impl Handle {
     pub fn connections(&self) -> Vec<usize> {
         let loads = &self.engine.control.loads;
         (0..self.workers).map(|worker| loads.of(worker)).collect()
+    }
+
+    /// Whether all workers still serve or drain: false once [`Handle::wait`] has something to say.
+    pub fn is_running(&self) -> bool {
+        self.engine.is_running()
     }
 
     /// Accepts no more, answers what has begun (within `drain_timeout`), then ends.

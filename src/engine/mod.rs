@@ -104,8 +104,10 @@ impl Bound {
 struct Share {
     listener: ListenerId,
     socket: OwnedFd,
+    /// Whether the queue is shared by all workers, so that what is accepted is handed round.
     for_all: bool,
     identify: bool,
+    in_turns: bool,
 }
 
 /// What a worker reports once its ring is there.
@@ -196,6 +198,11 @@ impl Engine {
         Ok(self)
     }
 
+    /// Whether no worker has ended yet.
+    pub(crate) fn is_running(&self) -> bool {
+        !self.threads.iter().any(JoinHandle::is_finished)
+    }
+
     /// Waits for all workers.
     pub(crate) fn wait(&mut self) -> Result<(), EngineError> {
         let mut outcome = Ok(());
@@ -222,9 +229,10 @@ fn share_out(listeners: &mut [Listener], workers: usize, asks_unix: bool) -> Vec
     let mut shares: Vec<Vec<Share>> = (0..workers).map(|_| Vec::new()).collect();
     for (number, listener) in listeners.iter_mut().enumerate() {
         let (for_all, identify) = (listener.is_shared() && workers > 1, listener.is_tcp() || asks_unix);
-        let wanted = if listener.is_shared() { 1 } else { workers };
+        let (wanted, in_turns) = (if listener.is_shared() { 1 } else { workers }, listener.is_inherited());
         for (worker, socket) in listener.take_sockets().into_iter().take(wanted).enumerate() {
-            shares[worker].push(Share { listener: ListenerId(number as u32), socket, for_all, identify });
+            let listener = ListenerId(number as u32);
+            shares[worker].push(Share { listener, socket, for_all, identify, in_turns });
         }
     }
     shares
@@ -312,7 +320,7 @@ impl Seed {
         };
         let mut worker = Worker::new(ring, parts);
         for share in self.shares {
-            worker.listen(share.listener, share.socket, share.for_all, share.identify)?;
+            worker.listen(share)?;
         }
         for (listener, connection) in self.connections {
             worker.adopt(listener, connection)?;

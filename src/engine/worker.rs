@@ -15,12 +15,12 @@ use crate::metrics;
 use crate::proto::{Connection, Limits};
 use crate::ring::{Chunk, Completion, Descriptor, Failure, Fate, ListenerId, Output, Ring, Token, Wait};
 
-use super::Bound;
 use super::access::Access;
 use super::control::{Control, Order};
 use super::peer::{Input, Peer, Phase, Receiving};
 use super::requests::Requests;
 use super::timer::{Clock, Deadline, NEVER, Tick, TimeLimits, Timers};
+use super::{Bound, Share};
 
 /// Memory that an idle output block keeps.
 const OUTPUT_KEEP_BYTES: usize = 64 * 1024;
@@ -126,15 +126,10 @@ impl<R: Ring> Worker<R> {
         self.siblings = siblings;
     }
 
-    /// Starts to accept on a listener. `for_all`: the queue is shared, and what is accepted here is handed round.
-    pub(crate) fn listen(
-        &mut self,
-        listener: ListenerId,
-        socket: std::os::fd::OwnedFd,
-        for_all: bool,
-        identify: bool,
-    ) -> Result<(), Failure> {
-        self.ring.listen(listener, socket, identify)?;
+    /// Starts to accept on a listener.
+    pub(crate) fn listen(&mut self, share: Share) -> Result<(), Failure> {
+        let Share { listener, socket, for_all, identify, in_turns } = share;
+        self.ring.listen(listener, socket, identify, in_turns)?;
         self.listeners.push(Accepting { listener, for_all, resume_at: NEVER, is_on: true });
         Ok(())
     }

@@ -615,7 +615,13 @@ impl Ring for Epoll {
         Waker::new(move || inbox.wake())
     }
 
-    fn listen(&mut self, listener: ListenerId, socket: OwnedFd, _identify: bool) -> Result<(), Failure> {
+    fn listen(
+        &mut self,
+        listener: ListenerId,
+        socket: OwnedFd,
+        _identify: bool,
+        _in_turns: bool,
+    ) -> Result<(), Failure> {
         rustix::io::ioctl_fionbio(&socket, true).map_err(|errno| failure(Operation::Listen, errno))?;
         self.syscalls += 1;
         let index = listener.0 as usize;

@@ -176,8 +176,15 @@ pub trait Ring: Sized {
 
     /// Adds a listening socket under `listener` and starts to accept. With `identify` the accepted sockets
     /// are ordinary descriptors whose peer can be asked for ([`Ring::descriptor_fd`]); without, the driver
-    /// may use whatever is cheapest.
-    fn listen(&mut self, listener: ListenerId, socket: OwnedFd, identify: bool) -> Result<(), Failure>;
+    /// may use whatever is cheapest. With `in_turns` other processes that accept from the same socket get their part
+    /// of the connections.
+    fn listen(
+        &mut self,
+        listener: ListenerId,
+        socket: OwnedFd,
+        identify: bool,
+        in_turns: bool,
+    ) -> Result<(), Failure>;
 
     /// Takes a connected socket that was not accepted here. Nothing is reported; receiving may begin.
     fn adopt(&mut self, listener: ListenerId, socket: OwnedFd) -> Result<Descriptor, Failure>;

@@ -109,7 +109,7 @@ fn echo(mut ring: Uring) -> Result<(), Availability> {
     let mut peer =
         listener.local_addr().and_then(|address| UnixStream::connect_addr(&address)).map_err(here)?;
     peer.set_nonblocking(true).map_err(here)?;
-    ring.listen(ListenerId(0), listener.into(), false).map_err(Availability::Denied)?;
+    ring.listen(ListenerId(0), listener.into(), false, false).map_err(Availability::Denied)?;
 
     let Completion::Accepted { descriptor, .. } = next(&mut ring)? else {
         return Err(Availability::Misbehaves("a connection is not accepted"));

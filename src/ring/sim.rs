@@ -354,7 +354,13 @@ impl Ring for Sim {
         })
     }
 
-    fn listen(&mut self, listener: ListenerId, _socket: OwnedFd, _identify: bool) -> Result<(), Failure> {
+    fn listen(
+        &mut self,
+        listener: ListenerId,
+        _socket: OwnedFd,
+        _identify: bool,
+        _in_turns: bool,
+    ) -> Result<(), Failure> {
         let mut state = self.network.lock();
         state.listeners.entry(listener.0).or_default().push((self.ring, VecDeque::new()));
         assert!(self.accepting.insert(listener.0, true).is_none(), "one socket for each listener");

@@ -13,7 +13,7 @@
 use std::fmt;
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -140,6 +140,7 @@ pub struct Listener {
     address: String,
     is_tcp: bool,
     is_shared: bool,
+    is_inherited: bool,
     sockets: Vec<OwnedFd>,
     _file: Option<SocketFile>,
 }
@@ -161,6 +162,17 @@ impl Listener {
         self.is_shared
     }
 
+    /// Whether the queue may be shared with other processes, since the socket came from one.
+    pub fn is_inherited(&self) -> bool {
+        self.is_inherited
+    }
+
+    /// A listening stream socket that is there already.
+    pub fn given(socket: OwnedFd, workers: usize) -> Result<Listener, ListenError> {
+        let number = socket.as_raw_fd();
+        inherit(socket, number, workers).map_err(|fault| ListenError::new(Listen::Fd(number), fault))
+    }
+
     /// The listening sockets, in blocking mode, one for each worker; nothing the second time. The address
     /// stops to listen when all of them are closed.
     pub fn take_sockets(&mut self) -> Vec<OwnedFd> {
@@ -179,7 +191,7 @@ impl Listener {
             sockets.push(socket.try_clone()?);
         }
         sockets.push(socket);
-        Ok(Listener { address, is_tcp, is_shared: true, sockets, _file: file })
+        Ok(Listener { address, is_tcp, is_shared: true, is_inherited: false, sockets, _file: file })
     }
 }
 
@@ -190,6 +202,8 @@ struct SocketFile {
     /// An `O_PATH` descriptor. It keeps the inode's number from being used again, so that equal numbers mean
     /// the same file, without keeping the socket itself open.
     inode: OwnedFd,
+    /// The process that made it; its children do not remove it.
+    process: u32,
 }
 
 impl SocketFile {
@@ -203,7 +217,7 @@ impl SocketFile {
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        if self.is_at_its_path() {
+        if self.process == std::process::id() && self.is_at_its_path() {
             let _ = rustix::fs::unlink(&self.path);
         }
     }
@@ -230,7 +244,8 @@ fn bind_unix(path: &Path, options: &ListenOptions) -> Result<Listener, ListenFau
     rustix::fs::fchmod(&socket, mode)?;
     bind_or_replace_stale(&socket, &address, &absolute)?;
     let no_follow = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let file = SocketFile { inode: rustix::fs::open(&absolute, no_follow, Mode::empty())?, path: absolute };
+    let inode = rustix::fs::open(&absolute, no_follow, Mode::empty())?;
+    let file = SocketFile { inode, path: absolute, process: std::process::id() };
     if owner.is_some() || group.is_some() {
         rustix::fs::chownat(&file.inode, "", owner, group, AtFlags::EMPTY_PATH)
             .map_err(|errno| refused_ownership(errno, options))?;
@@ -242,7 +257,6 @@ fn bind_unix(path: &Path, options: &ListenOptions) -> Result<Listener, ListenFau
 }
 
 fn set_mode(file: &SocketFile, mode: Mode) -> io::Result<()> {
-    use std::os::fd::AsRawFd;
     // Through the descriptor, so that nobody can put a link in the file's place; by path where /proc is
     // absent.
     let ours = format!("/proc/self/fd/{}", file.inode.as_raw_fd());
@@ -403,7 +417,8 @@ fn bind_tcp_address(mut address: SocketAddr, options: &ListenOptions) -> io::Res
         socket.listen(backlog(options))?;
     }
     let sockets = sockets.into_iter().map(OwnedFd::from).collect();
-    Ok(Listener { address: address.to_string(), is_tcp: true, is_shared: false, sockets, _file: None })
+    let address = address.to_string();
+    Ok(Listener { address, is_tcp: true, is_shared: false, is_inherited: false, sockets, _file: None })
 }
 
 /// A bound socket that does not listen yet.
@@ -497,7 +512,8 @@ fn inherit(socket: OwnedFd, number: RawFd, workers: usize) -> Result<Listener, L
         return Err(ListenFault::NotListening { number });
     }
     let address = local_address(socket.as_fd())?;
-    let listener = Listener::shared(socket, address, None, workers)?;
+    let mut listener = Listener::shared(socket, address, None, workers)?;
+    listener.is_inherited = true;
     if listener.is_tcp {
         rustix::net::sockopt::set_tcp_nodelay(&listener.sockets[0], true)?;
     }

@@ -166,7 +166,7 @@ impl<R: Open, F: Family> World for Kernel<R, F> {
 
     fn listen(&self, ring: &mut R, identify: bool) {
         let socket = self.listener.lock().unwrap().take_sockets().remove(0);
-        ring.listen(LISTENER, socket, identify).unwrap();
+        ring.listen(LISTENER, socket, identify, false).unwrap();
     }
 
     fn try_connect(&self) -> Option<Box<dyn Peer>> {
@@ -274,7 +274,7 @@ impl<const ROUGH: bool> World for Simulated<ROUGH> {
     }
 
     fn listen(&self, ring: &mut Sim, identify: bool) {
-        ring.listen(LISTENER, SimNetwork::socket(), identify).unwrap();
+        ring.listen(LISTENER, SimNetwork::socket(), identify, false).unwrap();
     }
 
     fn try_connect(&self) -> Option<Box<dyn Peer>> {

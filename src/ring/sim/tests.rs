@@ -10,7 +10,7 @@ fn echo(seed: u64, faults: SimFaults) -> Vec<String> {
     let network = SimNetwork::new(seed);
     network.set_faults(faults);
     let mut ring = network.ring(&PoolConfig::default()).unwrap();
-    ring.listen(LISTENER, SimNetwork::socket(), false).unwrap();
+    ring.listen(LISTENER, SimNetwork::socket(), false, false).unwrap();
     let mut peers: Vec<(SimPeer, Vec<u8>)> =
         (0..5).map(|_| (network.connect(LISTENER).unwrap(), Vec::new())).collect();
     let message: Vec<u8> = (0..2000u32).map(|at| (at % 251) as u8).collect();
@@ -140,7 +140,7 @@ fn connections_are_spread_over_the_rings_that_listen() {
     assert!(network.connect(LISTENER).is_none());
     let mut rings = [0; 2].map(|_| network.ring(&PoolConfig::default()).unwrap());
     for ring in &mut rings {
-        ring.listen(LISTENER, SimNetwork::socket(), false).unwrap();
+        ring.listen(LISTENER, SimNetwork::socket(), false, false).unwrap();
     }
     let _peers: Vec<_> = (0..100).map(|_| network.connect(LISTENER).unwrap()).collect();
     for ring in &mut rings {
@@ -155,7 +155,7 @@ fn connections_are_spread_over_the_rings_that_listen() {
 fn a_second_recv_breaks_the_contract() {
     let network = SimNetwork::new(1);
     let mut ring = network.ring(&PoolConfig::default()).unwrap();
-    ring.listen(LISTENER, SimNetwork::socket(), false).unwrap();
+    ring.listen(LISTENER, SimNetwork::socket(), false, false).unwrap();
     let _peer = network.connect(LISTENER).unwrap();
     ring.turn(Wait::UntilCompletion).unwrap();
     let Some(Completion::Accepted { descriptor, .. }) = ring.completion() else { panic!() };

@@ -1,6 +1,7 @@
 //! Listening sockets, and connections on their way to another ring.
 
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::ptr::null_mut;
 use std::sync::Arc;
 
 use io_uring::{cqueue, opcode, types};
@@ -45,11 +46,16 @@ struct Listen {
     socket: OwnedFd,
     /// Whether connections go into the ring's own table.
     is_direct: bool,
-    /// Whether a multishot accept is in flight.
+    /// Whether each accept takes one connection. The kernel gives a connection to the process that waits for the
+    /// longest time, and a multishot accept never loses that place: it would take all.
+    in_turns: bool,
+    /// Whether an accept is in flight.
     is_armed: bool,
     is_wanted: bool,
     /// Closed as soon as the accept has ended.
     is_removed: bool,
+    /// Whether the accept in flight only takes what waits in the queue.
+    is_last: bool,
 }
 
 impl Listening {
@@ -62,16 +68,22 @@ impl Listening {
         self.sockets.iter_mut().for_each(|(_, listen)| listen.is_wanted = false);
     }
 
-    /// Queues a multishot accept.
+    /// Queues an accept.
     fn arm(&mut self, key: usize, queue: &mut Queue) {
         let listen = &mut self.sockets[key];
         debug_assert!(!listen.is_armed);
         listen.is_armed = true;
         let target = types::Fd(listen.socket.as_raw_fd());
-        let accept = opcode::AcceptMulti::new(target).allocate_file_index(listen.is_direct);
         // A slot of the table is not a descriptor that a child process could inherit.
         let flags = if listen.is_direct { 0 } else { libc::SOCK_CLOEXEC };
-        queue.push(accept.flags(flags).build().user_data(tag(key).to_u64()));
+        let accept = if listen.in_turns {
+            let slot = listen.is_direct.then(types::DestinationSlot::auto_target);
+            opcode::Accept::new(target, null_mut(), null_mut()).file_index(slot).flags(flags).build()
+        } else {
+            let accept = opcode::AcceptMulti::new(target).allocate_file_index(listen.is_direct);
+            accept.flags(flags).build()
+        };
+        queue.push(accept.user_data(tag(key).to_u64()));
     }
 }
 
@@ -85,6 +97,7 @@ impl Uring {
         id: ListenerId,
         socket: OwnedFd,
         identify: bool,
+        in_turns: bool,
     ) -> Result<(), Failure> {
         let failed = |errno| Failure::new(Operation::Listen, errno);
         // On a non-blocking socket io_uring reports EAGAIN instead of waiting for a connection.
@@ -94,8 +107,16 @@ impl Uring {
         }
         let is_unix = sockopt::socket_domain(&socket) == Ok(AddressFamily::UNIX);
         let is_direct = is_unix && !identify;
-        let listen = Listen { id, socket, is_direct, is_armed: false, is_wanted: true, is_removed: false };
-        let key = self.listening.sockets.insert(listen);
+        let key = self.listening.sockets.insert(Listen {
+            id,
+            socket,
+            is_direct,
+            in_turns,
+            is_armed: false,
+            is_wanted: true,
+            is_removed: false,
+            is_last: false,
+        });
         self.arm_accept(key);
         Ok(())
     }
@@ -146,6 +167,14 @@ impl Uring {
 
     /// Closes a listening socket on which no accept is in flight, after it took what waits in its queue.
     fn end_listening(&mut self, key: usize) {
+        let listen = &mut self.listening.sockets[key];
+        if listen.in_turns {
+            // Non-blocking mode would be that of the other processes too. An accept that is cancelled in the same
+            // enter takes what is there, and waits for nothing.
+            listen.is_last = true;
+            self.arm_accept(key);
+            return self.cancel(tag(key));
+        }
         let Listen { id, socket, .. } = self.listening.sockets.remove(key);
         if rustix::io::ioctl_fionbio(&socket, true).is_err() {
             return;
@@ -168,7 +197,7 @@ impl Uring {
         self.listening.arm(key, &mut self.queue);
     }
 
-    /// A completion of a multishot accept.
+    /// A completion of an accept.
     pub(super) fn accepted(&mut self, tag: Tag, result: i32, flags: u32) -> Option<Completion> {
         let key = tag.index as usize;
         let listen = &mut self.listening.sockets[key];
@@ -177,7 +206,9 @@ impl Uring {
         if !cqueue::more(flags) {
             self.in_flight -= 1;
             listen.is_armed = false;
-            if listen.is_removed {
+            if listen.is_removed && listen.is_last && result < 0 {
+                self.listening.sockets.remove(key);
+            } else if listen.is_removed {
                 self.end_listening(key);
             } else if listen.is_wanted {
                 match -result {

@@ -581,8 +581,14 @@ impl Ring for Uring {
         })
     }
 
-    fn listen(&mut self, listener: ListenerId, socket: OwnedFd, identify: bool) -> Result<(), Failure> {
-        self.add_listener(listener, socket, identify)
+    fn listen(
+        &mut self,
+        listener: ListenerId,
+        socket: OwnedFd,
+        identify: bool,
+        in_turns: bool,
+    ) -> Result<(), Failure> {
+        self.add_listener(listener, socket, identify, in_turns)
     }
 
     fn adopt(&mut self, listener: ListenerId, socket: OwnedFd) -> Result<Descriptor, Failure> {

@@ -36,7 +36,7 @@ impl Bench {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("s");
         let mut ring = Uring::with_send_now(&config, 64, send_now).unwrap();
-        ring.listen(LISTENER, UnixListener::bind(&path).unwrap().into(), false).unwrap();
+        ring.listen(LISTENER, UnixListener::bind(&path).unwrap().into(), false, false).unwrap();
         Bench { ring, path, _directory: directory }
     }
 
@@ -423,7 +423,7 @@ fn sockets_go_to_another_ring_by_both_kinds_of_descriptor() {
 
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let mut tcp = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-    bench.ring.listen(ListenerId(1), listener.into(), true).unwrap();
+    bench.ring.listen(ListenerId(1), listener.into(), true, false).unwrap();
     let Completion::Accepted { descriptor, .. } = bench.one() else { panic!() };
     assert!(bench.ring.descriptor_fd(descriptor).is_some());
     bench.ring.hand_over(descriptor, LISTENER, &address);
@@ -461,7 +461,7 @@ fn a_full_table_stops_accepting_until_there_is_room() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("s");
     let mut ring = Uring::new(&SMALL, 2).unwrap();
-    ring.listen(LISTENER, UnixListener::bind(&path).unwrap().into(), false).unwrap();
+    ring.listen(LISTENER, UnixListener::bind(&path).unwrap().into(), false, false).unwrap();
     let mut bench = Bench { ring, path, _directory: directory };
     let (first, _peer) = bench.connect();
     let (_second, _peer) = bench.connect();
@@ -515,9 +515,51 @@ fn dropping_a_busy_ring_closes_its_sockets_and_gives_all_buffers_back() {
 fn a_descriptor_that_does_not_listen_is_refused() {
     let mut bench = Bench::new(SMALL, true);
     let (socket, _) = UnixStream::pair().unwrap();
-    let refused = bench.ring.listen(LISTENER, socket.into(), false).unwrap_err();
+    let refused = bench.ring.listen(LISTENER, socket.into(), false, false).unwrap_err();
     assert_eq!(refused.errno, libc::EINVAL);
     let file = std::fs::File::open("/dev/null").unwrap();
     assert!(file.as_raw_fd() > 0);
-    assert!(bench.ring.listen(LISTENER, file.into(), false).is_err());
+    assert!(bench.ring.listen(LISTENER, file.into(), false, false).is_err());
+}
+
+#[test]
+fn processes_that_accept_in_turns_get_their_parts_and_leave_nothing_behind() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("s");
+    let socket = OwnedFd::from(UnixListener::bind(&path).unwrap());
+    // Two rings on one thread, as two processes have them.
+    let mut rings: Vec<Uring> = (0..2)
+        .map(|_| {
+            let mut ring = Uring::new(&SMALL, 64).unwrap();
+            ring.listen(LISTENER, socket.try_clone().unwrap(), false, true).unwrap();
+            ring.turn(Wait::No).unwrap();
+            ring
+        })
+        .collect();
+    let accepted = |ring: &mut Uring| {
+        ring.turn(Wait::No).unwrap();
+        let completions = std::iter::from_fn(|| ring.completion());
+        completions.filter(|completion| matches!(completion, Completion::Accepted { .. })).count()
+    };
+    let mut counts = [0, 0];
+    let mut peers = Vec::new();
+    for _ in 0..20 {
+        peers.push(UnixStream::connect(&path).unwrap());
+        for _ in 0..2 {
+            for (count, ring) in counts.iter_mut().zip(&mut rings) {
+                *count += accepted(ring);
+            }
+        }
+    }
+    assert_eq!(counts, [10, 10]);
+    // The one that ends takes what is in the queue, and disturbs the other in nothing.
+    rings[0].accept_stop(LISTENER);
+    rings[1].accept_stop(LISTENER);
+    rings.iter_mut().for_each(|ring| assert_eq!(accepted(ring), 0));
+    peers.extend((0..5).map(|_| UnixStream::connect(&path).unwrap()));
+    rings[0].unlisten(LISTENER);
+    assert_eq!((0..10).map(|_| accepted(&mut rings[0])).sum::<usize>(), 5);
+    rings[1].accept(LISTENER);
+    peers.push(UnixStream::connect(&path).unwrap());
+    assert_eq!((0..3).map(|_| accepted(&mut rings[1])).sum::<usize>(), 1);
 }
