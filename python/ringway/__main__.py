@@ -2,11 +2,13 @@
 
 import argparse
 import faulthandler
+import importlib.util
 import os
 import sys
-from typing import List, Optional
+from typing import Any, Callable, List, Optional
 
 from . import _check, _config, _ringway
+from ._prefork import Later, command
 from ._server import THREADS, WSGIServer, fail
 
 
@@ -59,6 +61,52 @@ def parser() -> argparse.ArgumentParser:
         metavar="N",
         help="threads that may be stuck beyond --request-timeout; one more ends the process [default: %(default)s]",
     )
+    python.add_argument(
+        "--processes",
+        type=int,
+        metavar="N",
+        help="worker processes, each with so many threads; SIGHUP starts the application anew [default: this one alone]",
+    )
+    python.add_argument(
+        "--max-requests",
+        type=int,
+        default=0,
+        metavar="N",
+        help="replace a worker process after so many requests; 0: never [default: %(default)s]",
+    )
+    python.add_argument(
+        "--max-lifetime", default="0", metavar="TIME", help="replace it after this time; 0: never [default: 0]"
+    )
+    python.add_argument(
+        "--max-rss", default="0", metavar="SIZE", help="replace it at this resident size, as 512MiB [default: 0: never]"
+    )
+    python.add_argument(
+        "--jitter",
+        type=float,
+        default=0.1,
+        metavar="PART",
+        help="random part that each process adds to these limits [default: %(default)s]",
+    )
+    python.add_argument(
+        "--deaths-max",
+        type=int,
+        default=10,
+        metavar="N",
+        help="unexpected ends of worker processes within a minute; one more ends the server [default: %(default)s]",
+    )
+    python.add_argument(
+        "--no-preload",
+        action="store_true",
+        help="import the application in each worker process, not once in their parent",
+    )
+    python.add_argument(
+        "--reload",
+        action="store_true",
+        help="start the application anew when a source file changes (for development; needs watchfiles)",
+    )
+    python.add_argument(
+        "--reload-dir", action="append", metavar="DIR", help="what --reload watches [default: the working directory]"
+    )
     python.add_argument("--debug", action="store_true", help="show tracebacks to visitors; never in production")
     python.add_argument("--log", metavar="FILTER", help="error, warn, info, debug, trace, or a filter [default: info]")
     python.add_argument(
@@ -103,13 +151,18 @@ def main(arguments: Optional[List[str]] = None) -> int:
     # A fatal signal, in a C extension for example, says at least where it was.
     if not faulthandler.is_enabled():
         faulthandler.enable()
-    try:
-        application = _ringway.load(options.application)
-    except _ringway.LoadError as error:
-        hint = "`ringway-wsgi check %s --as USER` says what another user lacks" % options.application
-        fail("%s\n%s" % (str(error).rstrip("\n"), hint), 1)
-    server = WSGIServer(
-        application,
+    has_children = options.processes is not None or options.reload
+    if options.reload and importlib.util.find_spec("watchfiles") is None:
+        fail("--reload needs the package watchfiles: pip install 'ringway[reload]'", 2)
+
+    def load() -> Callable[..., Any]:
+        try:
+            return _ringway.load(options.application)
+        except _ringway.LoadError as error:
+            hint = "`ringway-wsgi check %s --as USER` says what another user lacks" % options.application
+            fail("%s\n%s" % (str(error).rstrip("\n"), hint), 1)
+
+    named: Any = dict(
         maxThreads=options.threads,
         queue_max=options.queue_max,
         queue_timeout=options.queue_timeout,
@@ -118,9 +171,21 @@ def main(arguments: Optional[List[str]] = None) -> int:
         debug=options.debug,
         log=options.log,
         log_to=options.log_to,
+        processes=options.processes,
+        max_requests=options.max_requests,
+        max_lifetime=options.max_lifetime,
+        max_rss=options.max_rss,
+        jitter=options.jitter,
+        deaths_max=options.deaths_max,
         **settings,
     )
     try:
+        server = WSGIServer(Later(load) if has_children else load(), **named)
+        if has_children and not _ringway.is_cgi(server._settings, False):
+            reload = (options.reload_dir or ["."]) if options.reload else None
+            return command(server, not options.no_preload, reload)
+        if has_children:
+            server.application = load()
         server.run()
     except ValueError as error:
         fail(str(error), 2)

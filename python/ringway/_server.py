@@ -10,7 +10,8 @@ import traceback
 import warnings
 from typing import Any, Callable, Dict, Iterable, List, Mapping, NoReturn, Optional, Sequence, Tuple, Union
 
-from . import _ringway
+from . import _prefork, _ringway
+from ._prefork import Limits
 
 Address = Union[str, Tuple[Any, ...]]
 _Answer = Tuple[int, List[Tuple[str, str]], bytes]
@@ -19,14 +20,13 @@ _Answer = Tuple[int, List[Tuple[str, str]], bytes]
 THREADS = 16
 #: More of them would only wait for the interpreter.
 THREADS_MAX = 1024
+#: More of them are a mistake.
+PROCESSES_MAX = 1024
 
 #: Options of flup that have no counterpart here, and what to use.
 _IGNORED = {
-    "multiprocess": "requests are served by threads of one process; for more processes start more of them",
-    "minSpare": "all threads are started at once; maxThreads says how many",
-    "maxSpare": "idle threads stay; maxThreads says how many",
-    "maxChildren": "there are no child processes; maxThreads says how many requests run at a time",
-    "maxRequests": "there are no child processes to replace",
+    "minSpare": "all threads and processes are started at once; maxThreads and processes say how many",
+    "maxSpare": "idle threads and processes stay; maxThreads and processes say how many",
     "jobClass": "requests are not Python objects",
     "jobArgs": "requests are not Python objects",
     "roles": "only the Responder is served: leave roles=(1,)",
@@ -115,6 +115,11 @@ class WSGIServer:
     `request_timeout` before the process ends; `log` filters the log, and `log_to="logging"` gives its lines to Python's
     loggers "ringway" instead of stderr; and every setting of the engine is an argument by its name (`workers=2`,
     `drain_timeout="10s"`, `mount="/app"`).
+
+    `processes` (flup's `maxChildren`; `multiprocess=True` means one for each core, two at least) of `maxThreads` threads
+    each serve under the eyes of this one. A process is replaced after `max_requests` (flup's `maxRequests`),
+    `max_lifetime` ("12h") or at a resident size of `max_rss` ("512MiB"), each plus a random part of up to `jitter`
+    times itself; more than `deaths_max` unexpected ends within a minute end the server.
     """
 
     def __init__(
@@ -135,6 +140,12 @@ class WSGIServer:
         queue_timeout: str = "30s",
         slow_log: str = "0",
         stuck_max: int = 16,
+        processes: Optional[int] = None,
+        max_requests: int = 0,
+        max_lifetime: str = "0",
+        max_rss: Union[str, int] = 0,
+        jitter: float = 0.1,
+        deaths_max: int = 10,
         log: Optional[str] = None,
         log_to: str = "stderr",
         **options: Any,
@@ -146,8 +157,21 @@ class WSGIServer:
         self.multithreaded = multithreaded
         self.debug = debug
         self.forceCGI = forceCGI
-        if multiprocess:
-            options["multiprocess"] = True
+        max_requests = options.pop("maxRequests", None) or max_requests
+        children = options.pop("maxChildren", None)
+        if processes is None:
+            processes = children or (max(os.cpu_count() or 1, 2) if multiprocess else None)
+        #: None: all in this process.
+        self.processes = processes
+        self.deaths_max = deaths_max
+        self.limits = Limits.of(max_requests, max_lifetime, max_rss, jitter)
+        if processes is not None and not 1 <= processes <= PROCESSES_MAX:
+            raise ValueError("processes must be from 1 to %d, not %r" % (PROCESSES_MAX, processes))
+        if processes is None and any(self.limits[:3]):
+            raise ValueError(
+                "max_requests, max_lifetime and max_rss need processes (1 is enough): a process that ends needs a "
+                "parent that starts the next one"
+            )
         if tuple(roles) != (1,):
             options["roles"] = roles
         self._settings: List[Tuple[str, List[str]]] = []
@@ -182,21 +206,30 @@ class WSGIServer:
 
         Signals are obeyed where this is called on the main thread.
         """
+        if self.processes and not _ringway.is_cgi(self._settings, self.forceCGI):
+            return _prefork.serve(self)
         is_main = threading.current_thread() is threading.main_thread()
         seen = _signals.watch() if is_main else []
-        overridden = type(self).error is not WSGIServer.error
         try:
             self.threads_busy = _ringway.serve(
                 self.application,
                 self._settings,
                 {**self._how, "signals": is_main},
-                environ=self.environ,
-                on_error=self._on_error if overridden else None,
+                **self._hooks(),
             )
             return seen[:1] == [signal.SIGHUP]
         finally:
             if is_main:
                 _signals.seen = None
+
+    def _start(self, listeners: _ringway.Listeners) -> _ringway.Running:
+        """Serves in this process, a child of the one that listens."""
+        how: _ringway.How = {**self._how, "multiprocess": True, "signals": True}
+        return _ringway.start(self.application, self._settings, how, listeners, **self._hooks())
+
+    def _hooks(self) -> Dict[str, Any]:
+        overridden = type(self).error is not WSGIServer.error
+        return {"environ": self.environ, "on_error": self._on_error if overridden else None}
 
     #: After `run`: threads whose application did not return in time.
     threads_busy = 0

@@ -1,6 +1,7 @@
 //! `ringway._ringway`: what the Python package needs of the engine. Its contract for users is in `ringway/`.
 
 mod logging;
+mod prefork;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -73,22 +74,11 @@ fn serve(
     environ: Option<Py<PyDict>>,
     on_error: Option<Py<PyAny>>,
 ) -> PyResult<usize> {
-    let config = read(&settings).map_err(|error| PyValueError::new_err(error.to_string()))?;
+    let config = read(&settings).map_err(|error| failure(error.into()))?;
     start_log(&how.log)?;
     let logging = Logging::wanted(py, &how.log_to)?;
     let is_cgi = how.force_cgi || (config.listen.is_empty() && as_cgi::is_meant());
-    let mut options = wsgi::Options::default();
-    options.threads = if is_cgi { 1 } else { how.threads };
-    options.queue_max = how.queue_max;
-    options.queue_timeout = duration("queue_timeout", &how.queue_timeout)?;
-    options.slow_log = duration("slow_log", &how.slow_log)?;
-    options.request_timeout = config.request_timeout;
-    options.stuck_max = how.stuck_max;
-    options.obeys_signals = how.signals && !is_cgi;
-    // Whoever spawned this process may have spawned more.
-    options.multiprocess = how.multiprocess || config.listen.is_empty();
-    options.run_once = is_cgi;
-    options.debug = how.debug;
+    let options = options_of(&how, &config, is_cgi)?;
     let (application, mut threads) = Application::start(application, &options, Hooks { environ, on_error })?;
     let mount = config.mount.clone();
     let outcome = py.detach(|| {
@@ -107,9 +97,7 @@ fn serve(
     logging.map_or(Ok(()), |logging| logging.end(py))?;
     match outcome {
         Ok(()) => Ok(busy),
-        Err(as_cgi::Error::Server(error)) if error.is_usage() => {
-            Err(PyValueError::new_err(error.to_string()))
-        }
+        Err(as_cgi::Error::Server(error)) => Err(failure(error)),
         Err(error) => Err(PyRuntimeError::new_err(error.to_string())),
     }
 }
@@ -117,6 +105,29 @@ fn serve(
 fn duration(name: &str, text: &str) -> PyResult<Duration> {
     ringway::config::parse_duration(text)
         .map_err(|reason| PyValueError::new_err(format!("{name} {text:?}: {reason}")))
+}
+
+/// How the application is run.
+fn options_of(how: &How, config: &Config, is_cgi: bool) -> PyResult<wsgi::Options> {
+    let mut options = wsgi::Options::default();
+    options.threads = if is_cgi { 1 } else { how.threads };
+    options.queue_max = how.queue_max;
+    options.queue_timeout = duration("queue_timeout", &how.queue_timeout)?;
+    options.slow_log = duration("slow_log", &how.slow_log)?;
+    options.request_timeout = config.request_timeout;
+    options.stuck_max = how.stuck_max;
+    options.obeys_signals = how.signals && !is_cgi;
+    // Whoever spawned this process may have spawned more.
+    options.multiprocess = how.multiprocess || config.listen.is_empty();
+    options.run_once = is_cgi;
+    options.debug = how.debug;
+    Ok(options)
+}
+
+/// ValueError for what the operator can set right, RuntimeError for what happened.
+fn failure(error: ringway::Error) -> PyErr {
+    let text = error.to_string();
+    if error.is_usage() { PyValueError::new_err(text) } else { PyRuntimeError::new_err(text) }
 }
 
 /// Defaults, then the environment, then what the caller says.
@@ -192,6 +203,13 @@ fn load<'py>(py: Python<'py>, name: &str) -> PyResult<Bound<'py, PyAny>> {
 fn _ringway(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;
     module.add("LoadError", module.py().get_type::<LoadError>())?;
+    module.add_class::<prefork::Listeners>()?;
+    module.add_class::<prefork::Running>()?;
+    module.add_function(wrap_pyfunction!(prefork::bind, module)?)?;
+    module.add_function(wrap_pyfunction!(prefork::start, module)?)?;
+    module.add_function(wrap_pyfunction!(prefork::log, module)?)?;
+    module.add_function(wrap_pyfunction!(prefork::seconds, module)?)?;
+    module.add_function(wrap_pyfunction!(prefork::is_cgi, module)?)?;
     module.add_function(wrap_pyfunction!(serve, module)?)?;
     module.add_function(wrap_pyfunction!(settings, module)?)?;
     module.add_function(wrap_pyfunction!(read_config_file, module)?)?;

@@ -279,6 +279,16 @@ def slow(environ, start_response):
 
 
 @page
+def pid(environ, start_response):
+    return text(start_response, str(os.getpid()))
+
+
+@page
+def dies(environ, start_response):
+    os._exit(7)
+
+
+@page
 def count(environ, start_response):
     with open(os.environ["COUNT"], "a") as count:
         count.write("called\n")

@@ -279,10 +279,8 @@ def test_options_without_a_counterpart_say_what_to_use():
 
     for options in [
         {"minSpare": 1},
-        {"maxChildren": 5},
-        {"maxRequests": 100},
+        {"maxSpare": 5},
         {"roles": (1, 2)},
-        {"multiprocess": True},
         {"jobClass": object},
     ]:
         with pytest.warns(UserWarning, match="%s is ignored: " % next(iter(options))):

@@ -3,8 +3,9 @@
 use std::io;
 use std::os::fd::OwnedFd;
 
+use crate::Result;
+use crate::config::Config;
 use crate::ring::{self, Listener};
-use crate::{Config, Result};
 
 /// Listening sockets without a server, made as the settings say.
 ///

@@ -8,11 +8,12 @@ __all__ = ["WSGIServer"]
 
 
 class WSGIServer(_WSGIServer):
-    """Serves one request at a time in this process, as each of flup's children does; see `ringway.WSGIServer`.
+    """Serves with `maxChildren` processes, each with one request at a time; see `ringway.WSGIServer`.
 
-    For more processes start more: lighttpd's `max-procs`, mod_fcgid, spawn-fcgi -F, a unit template of systemd.
+    All of them are started at once. Where `maxChildren` is not given there are 5, flup's number of spare ones.
     """
 
     def __init__(self, application: Any, environ: Any = None, bindAddress: Any = None, **options: Any) -> None:
         options.pop("multithreaded", None)
+        options.setdefault("processes", options.pop("maxChildren", None) or 5)
         super().__init__(application, environ, multithreaded=False, bindAddress=bindAddress, **options)

@@ -1,0 +1,701 @@
+"""Processes that serve, and the process that looks after them.
+
+    root ── listens, imports nothing of the application
+      └── generation ── imports the application (with `ringway-wsgi`; a WSGIServer in a script has done so already)
+            ├── worker process ── engine, threads
+            └── worker process ── engine, threads
+
+Each level is a `Master` with its children. A parent talks to a child over two pipes: orders go down ("d": drain, "s":
+stop, and the end of the pipe when the parent is gone: drain), reports come up ("ready", "retire REASON"). A child that
+retires serves until another one is ready in its place.
+"""
+
+import atexit
+import collections
+import contextlib
+import gc
+import logging
+import os
+import random
+import re
+import select
+import signal
+import socket
+import sys
+import threading
+import time
+import traceback
+from typing import Any, Callable, Deque, Dict, List, NamedTuple, NoReturn, Optional, Tuple, Union
+
+from . import _ringway
+
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGUSR1, signal.SIGHUP)
+_LEVELS = {"error": logging.ERROR, "warn": logging.WARNING, "info": logging.INFO}
+#: Deaths that are allowed within the time below, unless the caller says otherwise.
+DEATHS_MAX = 10
+#: Deaths are counted over this many seconds.
+DEATHS_WITHIN = 60.0
+#: A dead child is replaced at once, the next ones after a pause that doubles from the first to the second figure.
+PAUSE_FIRST, PAUSE_MAX = 0.1, 5.0
+#: What a child is given beyond `drain_timeout`: its threads end, its atexit functions run.
+END_TIME = 10.0
+#: What a child is given to stop.
+STOP_TIME = 1.5
+#: mod_fcgid sends SIGTERM twice; on file descriptor 0 the second one is no impatience.
+REPEATED_WITHIN = 3.0
+
+
+#: Whether lines go to Python's logging. (A process that forks has no thread that could take them there.)
+to_logging = False
+
+
+def log(level: str, text: str) -> None:
+    """A line in the log: "error", "warn" or "info"."""
+    if to_logging:
+        logging.getLogger("ringway.prefork").log(_LEVELS[level], "%s", text)
+    else:
+        _ringway.log(level, text)
+
+
+class Limits(NamedTuple):
+    """When a worker process is replaced; 0: never."""
+
+    requests: float = 0
+    seconds: float = 0
+    rss_bytes: float = 0
+    #: Each process adds a random part of up to this fraction, so that they do not all go at a time.
+    jitter: float = 0.1
+
+    @staticmethod
+    def of(requests: int, lifetime: Union[str, int], rss: Union[str, int], jitter: float) -> "Limits":
+        """As an operator writes them: 1000, "12h", "512MiB"."""
+        if requests < 0 or jitter < 0:
+            raise ValueError("max_requests and jitter must not be negative")
+        return Limits(requests, _ringway.seconds("max_lifetime", str(lifetime)), _size("max_rss", str(rss)), jitter)
+
+    def of_one(self) -> "Limits":
+        return self._replace(
+            **{name: getattr(self, name) * (1 + random.uniform(0, self.jitter)) for name in self._fields[:3]}
+        )
+
+    def reached(self, running: _ringway.Running, age: float) -> Optional[str]:
+        """Why the process should go, if it should."""
+        if self.requests and running.requests() >= self.requests:
+            return "max_requests: %d requests" % running.requests()
+        if self.seconds and age >= self.seconds:
+            return "max_lifetime: %.0f s" % age
+        if self.rss_bytes and _rss_bytes() >= self.rss_bytes:
+            return "max_rss: %.1f MiB" % (_rss_bytes() / (1 << 20))
+        return None
+
+
+def _size(name: str, text: str) -> int:
+    found = re.fullmatch(r"(\d+)\s*(?:([KMG])i?)?B?", text.strip(), re.IGNORECASE)
+    if found is None:
+        raise ValueError("%s %r: not a size such as 512MiB, 2G or a number of bytes" % (name, text))
+    return int(found[1]) << {"": 0, "K": 10, "M": 20, "G": 30}[(found[2] or "").upper()]
+
+
+def _rss_bytes() -> int:
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+class Signals:
+    """Signals as bytes in a pipe, for as long as it is open."""
+
+    def __init__(self) -> None:
+        self.pipe, self._end = os.pipe()
+        os.set_blocking(self.pipe, False)
+        os.set_blocking(self._end, False)
+        self._fd_before = signal.set_wakeup_fd(self._end, warn_on_full_buffer=False)
+        self._before: Dict[int, Any] = {}
+        for number in _SIGNALS:
+            # A SIGHUP that nohup has ignored stays ignored.
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                self.watch(number)
+
+    def watch(self, number: int) -> None:
+        self._before[number] = signal.signal(number, _note)
+
+    def take(self) -> List[int]:
+        return [number for number in _read(self.pipe) or b"" if number in _SIGNALS]
+
+    def close(self) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler if handler is not None else signal.SIG_DFL)
+        signal.set_wakeup_fd(self._fd_before)
+        self.drop()
+
+    def drop(self) -> None:
+        """Closes the pipe alone, in a forked process that makes its own."""
+        os.close(self.pipe)
+        os.close(self._end)
+
+
+def _note(number: int, frame: Any) -> None:
+    """The pipe has it."""
+
+
+def _read(pipe: int) -> Optional[bytes]:
+    """What is there; None: nothing yet."""
+    try:
+        return os.read(pipe, 4096)
+    except BlockingIOError:
+        return None
+
+
+class Post:
+    """A child's ends of the pipes to its parent."""
+
+    def __init__(self, orders: int, reports: int) -> None:
+        self.orders, self.reports = orders, reports
+        self.is_open = True
+        os.set_blocking(orders, False)
+
+    def say(self, text: str) -> None:
+        # A parent that is gone needs no reports; the end of the orders tells.
+        with contextlib.suppress(OSError):
+            os.write(self.reports, text.encode() + b"\n")
+
+    def take(self) -> str:
+        """Orders that came; the end of the pipe asks for a drain, once."""
+        orders = _read(self.orders) if self.is_open else None
+        if orders == b"":
+            self.is_open = False
+            return "d"
+        return (orders or b"").decode()
+
+
+class Child:
+    """A child as its parent sees it."""
+
+    def __init__(self, pid: int, name: str, orders: int, reports: int) -> None:
+        self.pid, self.name, self.orders, self.reports = pid, name, orders, reports
+        self.born = time.monotonic()
+        self.text = b""
+        self.is_ready = False
+        #: Why it goes: its own report, or an order.
+        self.leaves: Optional[str] = None
+        self.kill_at: Optional[float] = None
+
+    def order(self, order: bytes, reason: str, patience: float) -> None:
+        self.leaves = self.leaves or reason
+        if order == b"s" or self.kill_at is None:
+            self.kill_at = time.monotonic() + patience
+        with contextlib.suppress(OSError):
+            os.write(self.orders, order)
+
+    def lines(self) -> List[str]:
+        self.text += _read(self.reports) or b""
+        *lines, self.text = self.text.split(b"\n")
+        return [line.decode() for line in lines]
+
+    def close(self) -> None:
+        os.close(self.orders)
+        os.close(self.reports)
+
+
+class Slot:
+    """The place of one child."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.current: Optional[Child] = None
+        #: Takes the place when it is ready.
+        self.next: Optional[Child] = None
+        #: The next is an attempt: where it fails, the current one stays.
+        self.is_trial = False
+        #: SIGHUP came while the next one was on its way: it may have read what has changed since.
+        self.is_old = False
+        #: When to start one.
+        self.due: Optional[float] = 0.0
+        self.pause = 0.0
+
+
+class Master:
+    """Keeps `count` children, each of which runs `body` and ends with the exit code that it returns."""
+
+    def __init__(
+        self,
+        count: int,
+        body: Callable[[Post, Signals], int],
+        listeners: _ringway.Listeners,
+        what: str,
+        *,
+        post: Optional[Post] = None,
+        signals: Optional[Signals] = None,
+        deaths_max: int = DEATHS_MAX,
+        restarts: bool = False,
+        waits: bool = False,
+        has_children_with_children: bool = False,
+    ) -> None:
+        self.body, self.listeners, self.what = body, listeners, what
+        #: To the parent; the root has none.
+        self.post = post
+        self.signals = signals or Signals()
+        self.signals.watch(signal.SIGCHLD)
+        self.deaths_max = max(deaths_max, 0)
+        #: SIGHUP replaces the children, instead of ending the master.
+        self.restarts = restarts
+        #: A child that does not start is tried again at the next SIGHUP, and not before.
+        self.waits = waits
+        self.is_outer = has_children_with_children
+        self.slots = [Slot("%s %d" % (what, number + 1) if count > 1 else what) for number in range(count)]
+        self.leaving: List[Child] = []
+        self.deaths: Deque[float] = collections.deque()
+        self.first_signal: Optional[Tuple[int, float]] = None
+        self.state = "serve"
+        self.code = 0
+        self.was_ready = False
+        self.watcher: Optional[int] = None
+        self.notifier = Notifier() if post is None else None
+
+    def run(self) -> Tuple[int, Optional[int]]:
+        """Serves until it is told to end. The exit code, and the signal that came first."""
+        try:
+            while True:
+                self.start_due()
+                if self.state != "serve" and not self.children():
+                    return self.code, self.first_signal[0] if self.first_signal else None
+                self.wait()
+                self.obey()
+                self.hear()
+                self.reap()
+                self.kill_overdue()
+        finally:
+            if self.watcher:
+                os.kill(self.watcher, signal.SIGTERM)
+                os.waitpid(self.watcher, 0)
+            self.signals.close()
+
+    def children(self) -> List[Child]:
+        present = [child for slot in self.slots for child in (slot.current, slot.next) if child]
+        return present + self.leaving
+
+    def wait(self) -> None:
+        now = time.monotonic()
+        times = [slot.due for slot in self.slots if slot.due is not None and self.state == "serve"]
+        times += [child.kill_at for child in self.children() if child.kill_at is not None]
+        if self.notifier and self.notifier.every:
+            times.append(now + self.notifier.every)
+        poll = select.poll()
+        for source in [self.signals.pipe] + [child.reports for child in self.children()]:
+            poll.register(source, select.POLLIN)
+        if self.post and self.post.is_open:
+            poll.register(self.post.orders, select.POLLIN)
+        ready = poll.poll(max(0, min(times) - now) * 1000 + 1 if times else None)
+        # The end of a pipe comes a moment before its process is a zombie.
+        if any(event & select.POLLHUP for _, event in ready):
+            time.sleep(0.005)
+        if self.notifier:
+            self.notifier.alive()
+
+    # What it is told.
+
+    def obey(self) -> None:
+        for number in self.signals.take():
+            self.signalled(number)
+        for order in self.post.take() if self.post else "":
+            if order == "s":
+                self.stop()
+            else:
+                self.drain("told to" if self.post and self.post.is_open else "the parent process is gone")
+
+    def signalled(self, number: int) -> None:
+        name, now = signal.Signals(number).name, time.monotonic()
+        if number == signal.SIGHUP and self.restarts and self.state == "serve":
+            return self.restart()
+        if self.first_signal is None:
+            self.first_signal = (number, now)
+            if self.post:
+                self.post.say("retire " + name)
+            else:
+                log("info", "%s: draining; a second signal stops at once" % name)
+            return self.drain(name)
+        first, at = self.first_signal
+        is_repeated = number == first == signal.SIGTERM and now < at + REPEATED_WITHIN
+        # Others than the root only get copies of signals to a group; they stop when they are told to.
+        if not self.post and not (is_repeated and self.listeners.is_spawned):
+            log("warn", "%s: stopping now" % name)
+            self.stop()
+
+    def drain(self, reason: str) -> None:
+        if self.state != "serve":
+            return
+        self.state = "drain"
+        if self.notifier:
+            self.notifier.tell("STOPPING=1")
+        self.listeners.close()
+        for child in self.children():
+            child.order(b"d", reason, self.patience())
+
+    def stop(self) -> None:
+        self.state = "stop"
+        self.listeners.close()
+        for child in self.children():
+            child.order(b"s", "stopped", STOP_TIME + self.is_outer * 0.5)
+
+    def patience(self) -> float:
+        return self.listeners.drain_timeout + END_TIME + self.is_outer * 5
+
+    def restart(self) -> None:
+        log("info", "SIGHUP: starting the application anew; what serves goes on until then")
+        for slot in self.slots:
+            if slot.next is None:
+                self.try_anew(slot)
+            else:
+                slot.is_old = True
+
+    def try_anew(self, slot: Slot) -> None:
+        slot.due, slot.pause, slot.is_trial, slot.is_old = 0.0, 0.0, slot.current is not None, False
+
+    # Children begin.
+
+    def start_due(self) -> None:
+        for slot in self.slots:
+            if self.state == "serve" and slot.due is not None and slot.due <= time.monotonic():
+                slot.due = None
+                child = self.start(slot)
+                if child is None:
+                    slot.due = time.monotonic() + PAUSE_MAX
+                elif slot.current is None:
+                    slot.current = child
+                else:
+                    slot.next = child
+
+    def start(self, slot: Slot) -> Optional[Child]:
+        orders, orders_end = os.pipe()
+        reports, reports_end = os.pipe()
+        # Until the child has its own pipe for signals, they must not go into ours.
+        signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        # What is there now is shared, and the collector would write to it.
+        gc.freeze()
+        try:
+            pid = os.fork()
+            if pid == 0:
+                self.become_child(Post(orders, reports_end), (orders_end, reports))
+        except OSError as error:
+            log("error", "cannot start %s: %s; trying again in %.0f s" % (slot.name, error, PAUSE_MAX))
+            os.close(orders_end)
+            os.close(reports)
+            return None
+        finally:
+            gc.unfreeze()
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+            os.close(orders)
+            os.close(reports_end)
+        os.set_blocking(reports, False)
+        return Child(pid, slot.name, orders_end, reports)
+
+    def become_child(self, post: Post, ends: Tuple[int, ...]) -> NoReturn:
+        code = 1
+        try:
+            # With the other ends open here, nobody would see that their process is gone.
+            for end in ends + ((self.post.orders, self.post.reports) if self.post else ()):
+                os.close(end)
+            for child in self.children():
+                child.close()
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            self.signals.drop()
+            signals = Signals()
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+            code = self.body(post, signals)
+            atexit._run_exitfuncs()
+        except SystemExit as end:
+            code = end.code if isinstance(end.code, int) else int(end.code is not None)
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            with contextlib.suppress(Exception):
+                sys.stdout.flush()
+                sys.stderr.flush()
+            os._exit(code)
+
+    def hear(self) -> None:
+        for slot in self.slots:
+            for child in (slot.current, slot.next):
+                for line in child.lines() if child else ():
+                    report, _, reason = line.partition(" ")
+                    if report == "ready":
+                        self.is_ready(slot, child)
+                    else:
+                        self.retires(slot, child, reason)
+        for child in self.leaving:
+            child.lines()
+
+    def is_ready(self, slot: Slot, child: Child) -> None:
+        child.is_ready = True
+        if child is slot.next:
+            before, slot.current, slot.next, slot.is_trial = slot.current, child, None, False
+            before.order(b"d", "replaced", self.patience())
+            self.leaving.append(before)
+            if slot.is_old:
+                self.try_anew(slot)
+        if not self.was_ready and all(slot.current and slot.current.is_ready for slot in self.slots):
+            self.was_ready = True
+            if self.post:
+                self.post.say("ready")
+            if self.notifier:
+                self.notifier.tell("READY=1\nSTATUS=serving")
+
+    def retires(self, slot: Slot, child: Child, reason: str) -> None:
+        child.leaves = child.leaves or reason
+        if self.state == "serve" and child is slot.current and slot.next is None and slot.due is None:
+            log("info", "%s (pid %d): %s; starting another in its place" % (slot.name, child.pid, reason))
+            slot.due = 0.0
+
+    # Children end.
+
+    def reap(self) -> None:
+        for child in self.children():
+            pid, status = os.waitpid(child.pid, os.WNOHANG)
+            if pid:
+                # What it said last.
+                self.hear()
+                child.close()
+                self.bury(child, os.waitstatus_to_exitcode(status))
+
+    def bury(self, child: Child, code: int) -> None:
+        how = "exit code %d" % code if code >= 0 else "killed by %s" % _signal_name(-code)
+        line = "%s (pid %d) ended after %s: %s" % (child.name, child.pid, _age(child.born), how)
+        slot = next((slot for slot in self.slots if child in (slot.current, slot.next)), None)
+        is_told = self.state != "serve" or slot is None
+        if slot is None:
+            self.leaving.remove(child)
+        elif child is slot.current:
+            slot.current, slot.next, slot.is_trial = slot.next, None, False
+        else:
+            slot.next = None
+        if is_told or (child.leaves and code == 0):
+            level = "info" if code == 0 or self.state == "stop" else "warn"
+            log(level, "%s (%s)" % (line, child.leaves))
+            if not is_told and slot.current is None and slot.due is None:
+                slot.due = 0.0
+            return
+        if slot.is_trial and slot.current:
+            slot.is_trial = False
+            if slot.is_old:
+                self.try_anew(slot)
+            log("error", line + "; what serves goes on, until the next SIGHUP")
+        elif self.waits and not child.is_ready:
+            log("error", line + "; waiting for a change")
+        elif not (self.was_ready or child.is_ready) or (self.is_outer and code > 0):
+            self.code = code if code > 0 else 1
+            log("error", line + ("; giving up" if child.is_ready else "; it did not start, giving up"))
+            self.drain("giving up")
+        else:
+            self.replace(slot, child, line)
+
+    def replace(self, slot: Slot, child: Child, line: str) -> None:
+        now = time.monotonic()
+        self.deaths.append(now)
+        while self.deaths[0] < now - DEATHS_WITHIN:
+            self.deaths.popleft()
+        if len(self.deaths) > self.deaths_max:
+            self.code = 1
+            figures = (len(self.deaths), DEATHS_WITHIN, self.deaths_max)
+            log("error", line + "; that makes %d deaths within %.0f s (%d are allowed): giving up" % figures)
+            return self.drain("giving up")
+        pause = 0.0 if now - child.born > DEATHS_WITHIN else slot.pause
+        slot.pause = min(max(pause * 2, PAUSE_FIRST), PAUSE_MAX)
+        if slot.current is not None and slot.next is None and not slot.current.leaves:
+            return log("error", line + "; another is there")
+        if slot.due is None:
+            slot.due = now + pause
+        log("error", line + "; starting another %s" % ("in %.1f s" % pause if pause else "at once"))
+
+    def kill_overdue(self) -> None:
+        for child in self.children():
+            if child.kill_at is not None and child.kill_at <= time.monotonic():
+                child.kill_at = None
+                log("warn", "%s (pid %d) did not end in time: killing it" % (child.name, child.pid))
+                os.kill(child.pid, signal.SIGKILL)
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return "signal %d" % number
+
+
+def _age(born: float) -> str:
+    seconds = time.monotonic() - born
+    return "%.1f s" % seconds if seconds < 600 else "%.1f h" % (seconds / 3600)
+
+
+class Notifier:
+    """Tells systemd how it goes (sd_notify(3)), where it asks."""
+
+    def __init__(self) -> None:
+        self.address = os.environ.get("NOTIFY_SOCKET", "")
+        watchdog = os.environ.get("WATCHDOG_USEC", "0")
+        #: Seconds from one sign of life to the next.
+        self.every = int(watchdog) / 2e6 if self.address and watchdog.isdecimal() else 0.0
+        self.next = 0.0
+
+    def tell(self, text: str) -> None:
+        if not self.address:
+            return
+        address = "\0" + self.address[1:] if self.address.startswith("@") else self.address
+        try:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+                sock.sendto(text.encode(), address)
+        except OSError as error:
+            log("warn", "cannot tell the service manager at NOTIFY_SOCKET: %s" % error)
+
+    def alive(self) -> None:
+        if self.every and time.monotonic() >= self.next:
+            self.next = time.monotonic() + self.every / 2
+            self.tell("WATCHDOG=1")
+
+
+# What the processes do.
+
+
+def work(server: Any, listeners: _ringway.Listeners, post: Post, signals: Signals) -> int:
+    """A worker process: serves until it is told to end. The exit code."""
+    try:
+        running = server._start(listeners)
+    except (ValueError, RuntimeError) as error:
+        log("error", str(error))
+        return 2 if isinstance(error, ValueError) else 1
+    limits = server.limits.of_one()
+    begun = time.monotonic()
+    post.say("ready")
+    every = 0.1 if limits.requests else 1.0
+    is_draining = has_asked = False
+    poll = select.poll()
+    poll.register(signals.pipe, select.POLLIN)
+    poll.register(post.orders, select.POLLIN)
+    while running.is_running():
+        poll.poll(every * 1000)
+        orders = post.take()
+        if not post.is_open and orders:
+            poll.unregister(post.orders)
+        for number in signals.take():
+            orders += "d"
+            post.say("retire " + signal.Signals(number).name)
+        if "s" in orders:
+            running.stop()
+            os._exit(1)
+        if orders and not is_draining:
+            is_draining, every = True, 0.02
+            running.drain()
+        reason = limits.reached(running, time.monotonic() - begun)
+        if reason and not has_asked:
+            has_asked = True
+            post.say("retire " + reason)
+    busy = running.wait()
+    if busy:
+        log("error", "%d Python threads did not end; left behind" % busy)
+        os._exit(1)
+    return 0
+
+
+def warn_of_threads() -> None:
+    others = [thread.name for thread in threading.enumerate() if thread is not threading.current_thread()]
+    if others:
+        text = "threads of the application (%s) run in the parent process only: start them with the first request"
+        log("warn", text % ", ".join(others) + ", or import in each process (--no-preload)")
+
+
+def bind(server: Any) -> _ringway.Listeners:
+    global to_logging
+    to_logging = server._how["log_to"] == "logging"
+    return _ringway.bind(server._settings, server._how)
+
+
+def serve(server: Any) -> bool:
+    """`WSGIServer.run` with processes. Whether it ended by SIGHUP."""
+    if threading.current_thread() is not threading.main_thread():
+        raise RuntimeError("WSGIServer.run() with processes needs the main thread, where signals arrive")
+    listeners = bind(server)
+    warn_of_threads()
+    try:
+        body = lambda post, signals: work(server, listeners, post, signals)  # noqa: E731
+        code, first = Master(
+            server.processes, body, listeners, "worker process", deaths_max=server.deaths_max
+        ).run()
+    finally:
+        listeners.remove()
+    if code:
+        sys.exit(code)
+    return first == signal.SIGHUP
+
+
+class Later:
+    """An application that is imported where it is to run."""
+
+    def __init__(self, load: Callable[[], Callable[..., Any]]) -> None:
+        self.load = load
+        self.loaded: Optional[Callable[..., Any]] = None
+
+    def __call__(self, *arguments: Any) -> Any:
+        return self.get()(*arguments)
+
+    def get(self) -> Callable[..., Any]:
+        self.loaded = self.loaded or self.load()
+        return self.loaded
+
+
+def command(server: Any, preload: bool, reload: Optional[List[str]]) -> int:
+    """`ringway-wsgi` with processes, or with --reload. The exit code."""
+    listeners = bind(server)
+    count = server.processes or 1
+    more = {"deaths_max": server.deaths_max}
+
+    def one(post: Post, signals: Signals) -> int:
+        if isinstance(server.application, Later):
+            server.application = server.application.get()
+        return work(server, listeners, post, signals)
+
+    def generation(post: Post, signals: Signals) -> int:
+        server.application = server.application.get()
+        warn_of_threads()
+        inner = Master(count, one, listeners, "worker process", post=post, signals=signals, **more)
+        return inner.run()[0]
+
+    try:
+        how = {"restarts": True, "waits": reload is not None, **more}
+        if server.processes and preload:
+            root = Master(1, generation, listeners, "application", has_children_with_children=True, **how)
+        else:
+            root = Master(count, one, listeners, "worker process", **how)
+        if reload is not None:
+            root.watcher = watch(reload, root)
+        return root.run()[0]
+    finally:
+        listeners.remove()
+
+
+def watch(folders: List[str], root: Master) -> int:
+    """Starts a process that sends SIGHUP to this one when a source file changes."""
+    parent = os.getpid()
+    pid = os.fork()
+    if pid:
+        return pid
+    try:
+        for number in _SIGNALS:
+            signal.signal(number, signal.SIG_IGN if number != signal.SIGTERM else signal.SIG_DFL)
+        root.signals.drop()
+        root.listeners.close()
+        from watchfiles import PythonFilter, watch
+
+        changes = watch(*folders, watch_filter=PythonFilter(), rust_timeout=500, yield_on_timeout=True)
+        for number, changed in enumerate(changes):
+            if number == 0:
+                log("info", "watching %s" % ", ".join(map(os.path.abspath, folders)))
+            if os.getppid() != parent:
+                break
+            if changed:
+                names = sorted(os.path.relpath(path) for _, path in changed)
+                log("info", "changed: " + ", ".join(names[:5]))
+                os.kill(parent, signal.SIGHUP)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(0)
