@@ -81,13 +81,30 @@ def segfault(environ, start_response):
     ctypes.string_at(0)
 
 
+def pid(environ, start_response):
+    return ok(start_response, b"%d" % os.getpid())
+
+
+def pid_slowly(environ, start_response):
+    start_response("200 OK", [])
+    yield b"%d " % os.getpid()
+    nap(float(environ["QUERY_STRING"]))
+    yield b"done"
+
+
+def segfault_elsewhere(environ, start_response):
+    if os.getpid() == int(environ["QUERY_STRING"]):
+        return pid(environ, start_response)
+    return segfault(environ, start_response)
+
+
 def hold(environ, start_response):
     # A PyDLL does not let the interpreter go.
     ctypes.PyDLL(None).sleep(1000)
 
 
 PAGES = {"/" + function.__name__: function for function in (
-    hang, hang_later, upload, threads, aborted, aborted_stream, not_aborted, abort, segfault, hold,
+    hang, hang_later, upload, threads, aborted, aborted_stream, not_aborted, abort, segfault, segfault_elsewhere, hold, pid, pid_slowly,
 )}  # fmt: skip
 
 

@@ -247,3 +247,42 @@ def test_a_file_that_cannot_be_used(folder, text, message):
     server = wsgi(folder, "apps:application", "--config", config(folder, text))
     assert server.process.wait(PATIENCE) == 2
     assert message in server.log() and "Traceback" not in server.log(), server.log()
+
+
+def test_a_fatal_signal_takes_only_its_own_process_along(folder):
+    with life(folder, "--processes", "2", "--threads", "2") as server:
+        with start(server, "/pid_slowly", "4") as sock:
+            begun = sock.recv(1000)
+            pid = int(begun[begun.index(b"\r\n\r\n") + 4 :].split()[0])
+            deadline = time.monotonic() + PATIENCE
+            while server.request("/segfault_elsewhere", QUERY_STRING=str(pid)).status == 200:
+                assert time.monotonic() < deadline
+            rest = begun
+            while b"done" not in rest:
+                piece = sock.recv(1000)
+                assert piece, rest
+                rest += piece
+        assert "Fatal Python error: Segmentation fault" in server.log()
+        # Both serve again.
+        pids = set()
+        while len(pids) < 2:
+            assert time.monotonic() < deadline
+            pids.add(server.request("/pid").body)
+    assert server.process.returncode == 0
+
+
+def test_a_process_with_too_many_stuck_threads_is_replaced(folder):
+    flags = ["--processes", "1", "--threads", "2", "--request-timeout", "500ms", "--stuck-max", "0"]
+    with life(folder, *flags) as server:
+        first = server.request("/pid").body
+        assert server.request("/hang", QUERY_STRING="100").status == 504
+        deadline = time.monotonic() + PATIENCE
+        while True:
+            answer = server.request("/pid")
+            assert answer.status == 200 and time.monotonic() < deadline, server.log()
+            if answer.body != first:
+                break
+            time.sleep(0.05)
+        log = server.log()
+        assert "1 Python threads are stuck, more than 0 are not replaced: ending" in log and "in nap" in log
+    assert server.process.returncode == 0

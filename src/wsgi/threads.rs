@@ -64,11 +64,6 @@ impl Threads {
         Ok(Threads { jobs: Some(jobs), crew, watch })
     }
 
-    /// Whether more threads are stuck than [`Options::stuck_max`]: the process should end, and another begin.
-    pub fn is_exhausted(&self) -> bool {
-        self.crew.is_exhausted.load(Ordering::Relaxed)
-    }
-
     /// Takes no more requests and waits until the threads have ended, `timeout` at most. Returns how many have not.
     pub fn join(&mut self, py: Python<'_>, timeout: Duration) -> PyResult<usize> {
         self.jobs = None;
