@@ -4,6 +4,7 @@ import collections
 import contextlib
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -338,6 +339,32 @@ def test_on_file_descriptor_0(folder):
     assert server.process.wait(PATIENCE) == 0
     with pytest.raises(ConnectionRefusedError), socket.socket(socket.AF_UNIX) as sock:
         sock.connect(str(folder / "app.sock"))
+
+
+def test_on_a_port_the_processes_take_turns(folder):
+    port = web.free_port()
+    address = ("127.0.0.1", port)
+    command = [sys.executable, "-m", "ringway", "apps:application", "--processes", "2", "--listen", "%s:%d" % address]
+    with Server(folder, command) as server:
+        wait_until(lambda: server.log().count("listening on 127.0.0.1:%d" % port) == 2, "both listen")
+        pids = collections.Counter()
+        for _ in range(40):
+            with socket.create_connection(address, PATIENCE) as sock:
+                fcgi.begin(sock, fcgi.params("/pid"))
+                fcgi.send_body(sock, b"")
+                pids[fcgi.collect(sock).body] += 1
+        assert len(pids) == 2
+    assert server.process.returncode == 0
+
+
+def test_on_a_socket_of_systemd(folder):
+    activate = shutil.which("systemd-socket-activate")
+    if not activate:
+        pytest.skip("systemd-socket-activate is not installed")
+    command = [activate, "-l", "{socket}", *("-E%s" % name for name in environment()), sys.executable, "-m", "ringway"]
+    with Server(folder, [*command, "apps:application", "--listen", "systemd", "--processes", "2"]) as server:
+        pids_of(server, 2)
+    assert server.process.returncode == 0
 
 
 def test_as_a_cgi_program_processes_do_not_matter(folder):
