@@ -65,7 +65,7 @@ def parser() -> argparse.ArgumentParser:
         "--processes",
         type=int,
         metavar="N",
-        help="worker processes, each with so many threads; SIGHUP starts the application anew [default: this one alone]",
+        help="worker processes, each with so many threads; SIGHUP starts the application anew [default: this alone]",
     )
     python.add_argument(
         "--max-requests",

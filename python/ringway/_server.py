@@ -116,7 +116,7 @@ class WSGIServer:
     loggers "ringway" instead of stderr; and every setting of the engine is an argument by its name (`workers=2`,
     `drain_timeout="10s"`, `mount="/app"`).
 
-    `processes` (flup's `maxChildren`; `multiprocess=True` means one for each core, two at least) of `maxThreads` threads
+    `processes` (flup's `maxChildren`; `multiprocess=True`: one for each core, two at least) of `maxThreads` threads
     each serve under the eyes of this one. A process is replaced after `max_requests` (flup's `maxRequests`),
     `max_lifetime` ("12h") or at a resident size of `max_rss` ("512MiB"), each plus a random part of up to `jitter`
     times itself; more than `deaths_max` unexpected ends within a minute end the server.
