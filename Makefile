@@ -3,6 +3,7 @@
 # make wheel  the Python package with the command in it, target/wheels/ringway-*.whl
 # make python its tests: the wheel in a clean venv, Flask and others behind web servers
 # make powerset  every combination of features: no warnings of the linter; every feature: none of rustdoc
+# make semver whether the public API still has everything that it had (not part of make test)
 # make bench  criterion's benchmarks of the parts, then the comparison of the whole with its peers
 
 CARGO ?= cargo
@@ -19,7 +20,7 @@ PACKAGES = nginx-light haproxy libfcgi-dev libfcgi-bin spawn-fcgi curl apache2 l
 GUESTBOOK = --manifest-path examples/guestbook/Cargo.toml
 GUESTBOOK_TARGET = --target-dir $(or $(CARGO_TARGET_DIR),target)
 
-.PHONY: run test bench packages format lint powerset unit docs wheel python
+.PHONY: run test bench packages format lint powerset semver unit docs wheel python
 
 run:
 	$(CARGO) run --release --features cli -- demo
@@ -62,6 +63,17 @@ $(TOOLS)/bin/cargo-hack:
 powerset: $(TOOLS)/bin/cargo-hack
 	$< hack clippy --feature-powerset --exclude-features default,mimalloc -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $< hack doc --no-deps --each-feature --exclude-features default,mimalloc
+
+$(TOOLS)/bin/cargo-semver-checks:
+	$(CARGO) install --quiet --locked --root $(TOOLS) cargo-semver-checks@0.51.0
+
+# With what the API is compared: the last release or, before the first, a revision of the branch.
+BASELINE ?= $(or $(shell git describe --tags --abbrev=0 2>/dev/null),9f151c0)
+
+# Additions are free: only what breaks users is told.
+semver: $(TOOLS)/bin/cargo-semver-checks
+	$< semver-checks --package ringway --release-type minor --baseline-rev $(BASELINE) \
+	  --only-explicit-features --features $(FEATURES)
 
 # The virtual environments need the module venv (Debian: python3-venv) and PyPI.
 PYTHON ?= python3
