@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use crossbeam::channel::TryRecvError;
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyList, PyTuple};
@@ -15,6 +14,7 @@ use super::call::{Call, Stage};
 use super::conversation::{Head, Output};
 use super::environ::{Maker, latin1};
 use super::io::{Errors, FileWrapper, Input};
+use super::queue::{Seat, Taken};
 use super::threads::Crew;
 use super::watch::Slot;
 use super::{Hooks, Job, Options};
@@ -141,15 +141,16 @@ impl Runner {
         let slot = self.slot.as_ref();
         slot.map_or(Ok(()), |slot| slot.is_here(py))?;
         let extra = host.hooks.environ.as_ref().map(|extra| extra.clone_ref(py));
-        let mut maker = Maker::new(host.base.clone_ref(py), extra);
+        let (seat, mut maker) = (Seat::new(), Maker::new(host.base.clone_ref(py), extra));
         loop {
-            let job = match queue.try_recv() {
-                Ok(job) => job,
-                Err(TryRecvError::Disconnected) => return Ok(()),
-                Err(TryRecvError::Empty) => match py.detach(|| queue.recv()) {
-                    Ok(job) => job,
-                    Err(_) => return Ok(()),
-                },
+            // Taken while attached: a job in the hands of a thread that waits for the interpreter would wait with it.
+            let job = match queue.take(&seat) {
+                Taken::Job(job) => job,
+                Taken::Empty => {
+                    py.detach(|| seat.wait());
+                    continue;
+                }
+                Taken::Closed => return Ok(()),
             };
             let conversation = job.conversation.clone();
             // A bug in here must not cost the thread.

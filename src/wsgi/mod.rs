@@ -19,13 +19,13 @@ mod conversation;
 mod environ;
 mod interpreter;
 mod io;
+mod queue;
 mod threads;
 mod watch;
 
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crossbeam::channel::{Sender, TrySendError, bounded};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
@@ -34,6 +34,7 @@ use crate::{Failure, Request, Responder, Response, Stderr, Stdin, Stdout};
 use conversation::{Conversation, Head, Output};
 use interpreter::Host;
 pub use interpreter::{LoadError, load};
+use queue::{Queue, Refused};
 pub use threads::Threads;
 
 /// Pieces of a body up to this size are copied into the record that is being filled.
@@ -96,8 +97,8 @@ pub struct Hooks {
 /// A WSGI application; give it to [`Builder::responder`](crate::Builder::responder). Clones share the threads.
 #[derive(Clone, Debug)]
 pub struct Application {
-    /// The owner is [`Threads`]: without it nobody takes jobs any more.
-    jobs: Weak<Sender<Job>>,
+    /// [`Threads`] closes it.
+    queue: Arc<Queue<Job>>,
 }
 
 /// A request on its way to a Python thread.
@@ -123,16 +124,13 @@ impl Application {
         hooks: Hooks,
     ) -> PyResult<(Application, Threads)> {
         let py = application.py();
-        let (jobs, queue) = bounded(options.queue_max.max(1));
+        let queue = Arc::new(Queue::new(options.queue_max.max(1)));
         let host = Host::new(application, options, hooks)?;
-        let jobs = Arc::new(jobs);
-        let shared = Arc::downgrade(&jobs);
-        Ok((Application { jobs: shared }, Threads::start(py, host, (jobs, queue), options)?))
+        Ok((Application { queue: queue.clone() }, Threads::start(py, host, queue, options)?))
     }
 
     /// Hands the request to the threads, or says why not.
     fn admit(&self, request: &Request) -> Result<Answering, Response> {
-        let Some(jobs) = self.jobs.upgrade() else { return Err(busy("the server is stopping")) };
         let conversation = Arc::new(Conversation::default());
         let job = Job {
             params: environ::Pairs::of(request.params()),
@@ -142,16 +140,16 @@ impl Application {
             queued_at: Instant::now(),
             conversation: conversation.clone(),
         };
-        match jobs.try_send(job) {
+        match self.queue.put(job) {
             Ok(()) => {
                 let (stdin, stderr) = (request.stdin(), request.stderr());
                 Ok(Answering { conversation, stdin, stderr, is_done: false })
             }
-            Err(TrySendError::Full(_)) => {
+            Err(Refused::Full) => {
                 tracing::warn!("the queue for Python threads is full: answered with 503");
                 Err(busy("too many requests wait"))
             }
-            Err(TrySendError::Disconnected(_)) => Err(busy("the server is stopping")),
+            Err(Refused::Closed) => Err(busy("the server is stopping")),
         }
     }
 }

@@ -4,18 +4,17 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use crossbeam::channel::{Receiver, Sender};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
 use super::interpreter::{Host, Runner};
+use super::queue::Queue;
 use super::watch::{Slot, Watch};
 use super::{Job, Options};
 
 /// The Python threads of an [`Application`](super::Application).
 #[derive(Debug)]
 pub struct Threads {
-    jobs: Option<Arc<Sender<Job>>>,
     crew: Arc<Crew>,
     watch: Option<Watch>,
 }
@@ -24,7 +23,7 @@ pub struct Threads {
 #[derive(Debug)]
 pub(super) struct Crew {
     pub(super) host: Host,
-    pub(super) queue: Receiver<Job>,
+    pub(super) queue: Arc<Queue<Job>>,
     is_watched: bool,
     begun_at: Instant,
     hired: AtomicUsize,
@@ -44,7 +43,7 @@ impl Threads {
     pub(super) fn start(
         py: Python<'_>,
         host: Host,
-        (jobs, queue): (Arc<Sender<Job>>, Receiver<Job>),
+        queue: Arc<Queue<Job>>,
         options: &Options,
     ) -> PyResult<Threads> {
         let crew = Arc::new(Crew {
@@ -57,16 +56,20 @@ impl Threads {
             is_exhausted: AtomicBool::new(false),
             members: Mutex::default(),
         });
+        let mut threads = Threads { crew, watch: None };
+        let crew = &threads.crew;
         for _ in 0..options.threads.max(1) {
             crew.hire(py)?;
         }
-        let watch = if crew.is_watched { Some(Watch::start(crew.clone(), options)?) } else { None };
-        Ok(Threads { jobs: Some(jobs), crew, watch })
+        if crew.is_watched {
+            threads.watch = Some(Watch::start(crew.clone(), options)?);
+        }
+        Ok(threads)
     }
 
     /// Takes no more requests and waits until the threads have ended, `timeout` at most. Returns how many have not.
     pub fn join(&mut self, py: Python<'_>, timeout: Duration) -> PyResult<usize> {
-        self.jobs = None;
+        self.crew.queue.close();
         let watch = self.watch.take();
         py.detach(|| watch.map(Watch::join));
         let end = Instant::now() + timeout;
@@ -80,6 +83,12 @@ impl Threads {
             running += usize::from(thread.call_method0(py, "is_alive")?.extract::<bool>(py)?);
         }
         Ok(running)
+    }
+}
+
+impl Drop for Threads {
+    fn drop(&mut self) {
+        self.crew.queue.close();
     }
 }
 
