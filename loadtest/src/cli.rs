@@ -14,7 +14,7 @@ use crate::contender::Programs;
 use crate::load::{self, Pace, Plan, Shape};
 use crate::process::{self, Cores};
 use crate::syscalls::Counter;
-use crate::{axum, cgi, report, targets};
+use crate::{axum, cgi, report, targets, wsgi};
 
 /// Loads FastCGI servers with requests as nginx sends them, verifies every answer, and measures the server.
 #[derive(Parser)]
@@ -30,6 +30,7 @@ enum Command {
     Compare(Compare),
     Cgi(Cgi),
     Axum(Axum),
+    Wsgi(Wsgi),
 }
 
 /// Loads one server that is already there and serves the probe's `hello`
@@ -151,6 +152,35 @@ struct Axum {
     check: bool,
 }
 
+/// Runs one WSGI application on Ringway, flup, uWSGI and gunicorn, prints Markdown
+#[derive(Args)]
+struct Wsgi {
+    /// A virtual environment with the package ringway and peers/requirements.txt
+    #[arg(long)]
+    venv: PathBuf,
+    /// Threads of each host
+    #[arg(long, default_value_t = 16)]
+    threads: u32,
+    /// Rounds of each host in each cell
+    #[arg(long, default_value_t = 9)]
+    rounds: usize,
+    /// Measured seconds of one round of the generator
+    #[arg(long, default_value_t = 0.5)]
+    seconds: f64,
+    /// Seconds of wrk through nginx in one round
+    #[arg(long, default_value_t = 2)]
+    front: u32,
+    /// The hosts' core
+    #[arg(long, default_value_t = 0)]
+    server_core: usize,
+    /// The core of the generator, nginx and wrk
+    #[arg(long, default_value_t = 1)]
+    generator_core: usize,
+    /// Exit with 1 where a target is missed
+    #[arg(long)]
+    check: bool,
+}
+
 /// Reads the command line and does what it says.
 pub fn main() -> ExitCode {
     let done = match Cli::parse().command {
@@ -158,6 +188,7 @@ pub fn main() -> ExitCode {
         Command::Compare(compare) => compare.run(),
         Command::Cgi(cgi) => cgi.run(),
         Command::Axum(axum) => axum.run(),
+        Command::Wsgi(wsgi) => wsgi.run(),
     };
     done.unwrap_or_else(|error| {
         eprintln!("ringway-loadtest: {error:#}");
@@ -249,6 +280,30 @@ impl Axum {
         let measured = axum::measure(self.rounds, self.seconds, cores)?;
         print!("{}", axum::markdown(&measured));
         let is_missed = measured.ratio.median > axum::RATIO_MAX;
+        Ok(if self.check && is_missed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+    }
+}
+
+impl Wsgi {
+    fn run(self) -> Result<ExitCode> {
+        ensure!((1..=1000).contains(&self.rounds), "--rounds: 1 to 1000");
+        ensure!((1..=1000).contains(&self.threads), "--threads: 1 to 1000");
+        ensure!((1..=MINUTE).contains(&self.front), "--front: 1 to {MINUTE} seconds");
+        process::raise_descriptors()?;
+        let measured = wsgi::Comparison {
+            venv: self.venv.canonicalize().with_context(|| format!("--venv {}", self.venv.display()))?,
+            threads: self.threads,
+            rounds: self.rounds,
+            duration: seconds("--seconds", self.seconds)?,
+            wrk_seconds: self.front,
+            cores: Cores { server: self.server_core, generator: self.generator_core },
+        }
+        .run()?;
+        let verdicts = wsgi::judge(&measured);
+        let mut page = wsgi::markdown(&measured);
+        report::targets(&mut page, &verdicts);
+        print!("{page}");
+        let is_missed = verdicts.iter().any(|verdict| !verdict.is_met);
         Ok(if self.check && is_missed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
     }
 }

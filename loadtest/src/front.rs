@@ -44,11 +44,15 @@ pub fn measure(programs: &Programs, rounds: usize, seconds: u32, cores: Cores) -
     Ok(chains.into_iter().map(front).collect())
 }
 
-/// How nginx asks the server behind it, over connections that it keeps.
+/// How nginx asks the server behind it; over connections that it keeps, where nothing else is said.
 #[derive(Clone, Copy)]
 pub enum Pass {
     /// `fastcgi_pass`.
     FastCgi,
+    /// `fastcgi_pass`, with a connection for each request.
+    FastCgiOnce,
+    /// `uwsgi_pass`, with a connection for each request: uWSGI keeps none.
+    Uwsgi,
     /// `proxy_pass`, HTTP/1.1.
     Http,
 }
@@ -59,6 +63,8 @@ pub struct Chain {
     pub rps: Vec<f64>,
     /// CPU time of the server behind nginx per request, microseconds, each round.
     pub cpu_us: Vec<f64>,
+    /// The latency that 99 of 100 requests stay below, by wrk, microseconds, each round.
+    pub p99_us: Vec<f64>,
     site: SocketAddr,
     backend: Server,
     _nginx: Server,
@@ -84,7 +90,13 @@ impl Chain {
         nginx.arg("-c").arg(&configuration).arg("-p").arg(directory).args(["-e", "error.log"]);
         let log = directory.join("nginx.log");
         let nginx = Server::start(nginx, site, &log, cores.generator, cores.generator).context("nginx")?;
-        Ok(Chain { rps: Vec::new(), cpu_us: Vec::new(), site: site_address, backend, _nginx: nginx })
+        let (rps, cpu_us, p99_us) = Default::default();
+        Ok(Chain { rps, cpu_us, p99_us, site: site_address, backend, _nginx: nginx })
+    }
+
+    /// The server behind nginx.
+    pub fn backend(&self) -> &Server {
+        &self.backend
     }
 
     /// Has wrk ask for `seconds`.
@@ -92,16 +104,17 @@ impl Chain {
         check_page(self.site)?;
         let url = format!("http://{}/hello?a=1", self.site);
         let (connections, duration) = (format!("-c{CONNECTIONS}"), format!("-d{seconds}s"));
-        let before = process::cpu_time(self.backend.pid())?;
+        let before = process::family_cpu_time(self.backend.pid())?;
         let mut wrk = Command::new("wrk");
         let output = wrk
-            .args(["-t1", &connections, &duration, "--timeout", "5s", &url])
+            .args(["-t1", &connections, &duration, "--latency", "--timeout", "5s", &url])
             .output()
             .context("start wrk")?;
-        let cpu = process::cpu_time(self.backend.pid())? - before;
+        let cpu = process::family_cpu_time(self.backend.pid())? - before;
         let run = WrkRun::parse(&String::from_utf8_lossy(&output.stdout))?;
         check_page(self.site)?;
         self.rps.push(run.rps);
+        self.p99_us.push(run.p99_us);
         self.cpu_us.push(cpu.as_secs_f64() * 1e6 / run.requests as f64);
         Ok(())
     }
@@ -124,6 +137,7 @@ fn check_page(site: SocketAddr) -> Result<()> {
 struct WrkRun {
     requests: u64,
     rps: f64,
+    p99_us: f64,
 }
 
 impl WrkRun {
@@ -134,11 +148,26 @@ impl WrkRun {
         }
         let requests = report.lines().find_map(|line| line.trim().split_once(" requests in "));
         let rps = report.lines().find_map(|line| line.trim().strip_prefix("Requests/sec:"));
-        let (Some((requests, _)), Some(rps)) = (requests, rps) else {
+        let p99 = report.lines().find_map(|line| line.trim().strip_prefix("99%"));
+        let (Some((requests, _)), Some(rps), Some(p99_us)) = (requests, rps, p99.and_then(microseconds))
+        else {
             bail!("not a report of wrk: {report}")
         };
-        Ok(WrkRun { requests: requests.parse()?, rps: rps.trim().parse()? })
+        Ok(WrkRun { requests: requests.parse()?, rps: rps.trim().parse()?, p99_us })
     }
+}
+
+/// A time as wrk writes it: `812.00us`, `1.23ms`, `1.05s`.
+fn microseconds(text: &str) -> Option<f64> {
+    let text = text.trim();
+    let unit = text.find(|character: char| character.is_ascii_alphabetic())?;
+    let factor = match &text[unit..] {
+        "us" => 1.0,
+        "ms" => 1e3,
+        "s" => 1e6,
+        _ => return None,
+    };
+    Some(text[..unit].parse::<f64>().ok()? * factor)
 }
 
 fn nginx_configuration(directory: &Path, backend: &Address, pass: Pass, site: SocketAddr) -> String {
@@ -150,6 +179,8 @@ fn nginx_configuration(directory: &Path, backend: &Address, pass: Pass, site: So
     };
     let pass = match pass {
         Pass::FastCgi => "include /etc/nginx/fastcgi_params; fastcgi_pass app; fastcgi_keep_conn on;",
+        Pass::FastCgiOnce => "include /etc/nginx/fastcgi_params; fastcgi_pass app;",
+        Pass::Uwsgi => "include /etc/nginx/uwsgi_params; uwsgi_pass app;",
         Pass::Http => "proxy_pass http://app; proxy_http_version 1.1; proxy_set_header Connection \"\";",
     };
     NGINX_CONFIGURATION
@@ -199,8 +230,13 @@ mod tests {
     #[test]
     fn a_report_of_wrk_is_read_and_failures_are_not_overlooked() {
         let report = "Running 3s test @ http://127.0.0.1:8080/\n  93211 requests in 3.01s, 16.89MB read\n\
+                      \x20    99%    1.23ms\n\
                       Requests/sec:  30964.02\nTransfer/sec:      5.61MB\n";
-        assert_eq!(WrkRun::parse(report).unwrap(), WrkRun { requests: 93_211, rps: 30_964.02 });
+        assert_eq!(
+            WrkRun::parse(report).unwrap(),
+            WrkRun { requests: 93_211, rps: 30_964.02, p99_us: 1230.0 }
+        );
+        assert_eq!([" 812.00us", "1.05s", "2m"].map(microseconds), [Some(812.0), Some(1.05e6), None]);
         for failure in
             ["  Socket errors: connect 0, read 1, write 0, timeout 0\n", "  Non-2xx or 3xx responses: 7\n"]
         {

@@ -33,3 +33,4 @@ pub mod summary;
 pub mod syscalls;
 pub mod targets;
 pub mod wire;
+pub mod wsgi;

@@ -22,6 +22,25 @@ pub fn cpu_time(pid: u32) -> Result<Duration> {
     Ok(Duration::new(time.tv_sec as u64, time.tv_nsec as u32))
 }
 
+/// A process and all that descend from it and live.
+pub fn family(pid: u32) -> Result<Vec<u32>> {
+    let mut all = vec![pid];
+    let mut next = 0;
+    while let Some(&pid) = all.get(next) {
+        for thread in fs::read_dir(format!("/proc/{pid}/task")).with_context(|| format!("process {pid}"))? {
+            let children = fs::read_to_string(thread?.path().join("children"))?;
+            all.extend(children.split_whitespace().map(str::parse).collect::<Result<Vec<u32>, _>>()?);
+        }
+        next += 1;
+    }
+    Ok(all)
+}
+
+/// [`cpu_time`] of a process and of its descendants that live.
+pub fn family_cpu_time(pid: u32) -> Result<Duration> {
+    family(pid)?.into_iter().map(cpu_time).sum()
+}
+
 /// Time that `cores` have spent on anything but idling since the machine started, stolen time included; in
 /// steps of 10 ms.
 pub fn busy_time(cores: Cores) -> Result<Duration> {
@@ -104,5 +123,14 @@ mod tests {
         assert!(block.iter().map(|&byte| u64::from(byte)).sum::<u64>() == 32 << 20);
         assert!(cpu_time(pid).unwrap() > before);
         assert!(cpu_time(1 << 28).is_err());
+    }
+
+    #[test]
+    fn children_belong_to_the_family() {
+        let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        let family = family(std::process::id()).unwrap();
+        let _ = child.kill();
+        let _ = child.wait();
+        assert!(family.starts_with(&[std::process::id()]) && family.contains(&child.id()), "{family:?}");
     }
 }

@@ -165,7 +165,8 @@ fn front(out: &mut String, results: &Results) {
     }
 }
 
-fn targets(out: &mut String, verdicts: &[Verdict]) {
+/// How targets came out, as a table.
+pub(crate) fn targets(out: &mut String, verdicts: &[Verdict]) {
     if verdicts.is_empty() {
         return;
     }
