@@ -80,6 +80,7 @@ PYTHON ?= python3
 WHEELS = $(TARGET)/wheels
 BUILD_VENV = $(TARGET)/python-build
 TEST_VENV = $(TARGET)/python-test
+BENCH_VENV = $(TARGET)/python-bench
 
 # Of the interoperability tests, those that the probe in Python is to pass as well.
 PROBED = nginx::epoll_tcp_closed_root nginx::uring_unix_kept_prefix apache::tcp_closed_root apache::unix_kept_prefix \
@@ -110,9 +111,16 @@ python: wheel
 	RINGWAY_REQUIRE=$(RINGWAY_REQUIRE) RINGWAY_PROBE="$(TEST_VENV)/bin/ringway-wsgi ringway.probe:application" \
 	  $(CARGO) test --features $(FEATURES) --test interop -- $(PROBED)
 
-bench:
+# The package and its peers; uWSGI is compiled.
+$(BENCH_VENV): wheel
+	rm -rf $(BENCH_VENV)
+	$(PYTHON) -m venv $(BENCH_VENV)
+	$(BENCH_VENV)/bin/pip install -q $(WHEELS)/*.whl -r loadtest/peers/requirements.txt
+
+bench: $(BENCH_VENV)
 	$(CARGO) bench --features http,mimalloc
 	$(CARGO) build --release --workspace --features $(FEATURES)
 	target/release/ringway-loadtest compare --ringway target/release/ringway
 	target/release/ringway-loadtest cgi --ringway target/release/ringway
 	target/release/ringway-loadtest axum
+	target/release/ringway-loadtest wsgi --venv $(BENCH_VENV)
