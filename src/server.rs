@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::thread::available_parallelism;
 
 use crate::config::{Config, Driver};
-use crate::engine::{Access, Engine, HostKind, Order, Setup};
+use crate::engine::{Access, Around, Engine, HostKind, Order, Setup};
 use crate::handler::{Authorizer, Filter, MountError, Registry, Responder};
 use crate::metrics::Snapshot;
 use crate::ring::{self, Choice, Epoll, Listen, ListenOptions, Listener, PoolConfig, Uring};
@@ -38,7 +38,8 @@ impl Server {
     /// What a server is made from.
     pub fn builder() -> Builder {
         let (config, registry) = (Config::default(), Registry::default());
-        Builder { config, registry, connections: Vec::new(), given: Vec::new(), bad_mount: None }
+        let (connections, given, around, bad_mount) = (Vec::new(), Vec::new(), Around::default(), None);
+        Builder { config, registry, connections, given, around, bad_mount }
     }
 }
 
@@ -50,6 +51,7 @@ pub struct Builder {
     registry: Registry,
     connections: Vec<OwnedFd>,
     given: Vec<OwnedFd>,
+    around: Around,
     bad_mount: Option<MountError>,
 }
 
@@ -111,6 +113,21 @@ impl Builder {
         self
     }
 
+    /// Runs each worker inside of `surround`, on the worker's thread: for what a thread must have around it, such as an
+    /// interpreter's state. `surround` must call what it is given, once, and return when that has; the worker does not
+    /// start otherwise.
+    ///
+    /// # Panics
+    ///
+    /// The worker's thread, where `surround` does not call.
+    pub fn around_workers(
+        mut self,
+        surround: impl Fn(&mut (dyn FnMut() + Send)) + Send + Sync + 'static,
+    ) -> Builder {
+        self.around = Around(Some(Arc::new(surround)));
+        self
+    }
+
     /// Takes all settings from `config`. Addresses given with [`Builder::listen`] before this call are added to its.
     pub fn config(mut self, mut config: Config) -> Builder {
         config.listen.append(&mut self.config.listen);
@@ -152,6 +169,7 @@ impl Builder {
         ring::open_standard_streams().map_err(Error::StandardStreams)?;
         let config = self.config;
         config.check()?;
+        let around = self.around;
         let access = Access::of(&config)?;
         let workers = match config.workers {
             0 => available_parallelism().map_or(1, usize::from),
@@ -169,8 +187,16 @@ impl Builder {
         let is_uring = choice == Choice::Uring;
         let host = if is_uring { HostKind::TokioUring } else { HostKind::Tokio };
         let connections = self.connections;
-        let setup =
-            Setup { config, workers, host, registry: registry.clone(), listeners, connections, access };
+        let setup = Setup {
+            config,
+            workers,
+            host,
+            registry: registry.clone(),
+            listeners,
+            connections,
+            access,
+            around,
+        };
         let engine = if is_uring {
             Engine::start(setup, move || Uring::new(&pool, Uring::DIRECT_DESCRIPTORS))?
         } else {

@@ -37,8 +37,10 @@ pub struct Comparison {
 /// What serves the application.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Host {
-    /// The package.
+    /// The package, with threads.
     Ringway,
+    /// The package, on the worker's own thread.
+    Inline,
     /// flup's threaded WSGIServer.
     Flup,
     /// uWSGI, by FastCGI or by its own protocol.
@@ -78,6 +80,7 @@ impl Host {
     fn name(self) -> &'static str {
         match self {
             Host::Ringway => "ringway",
+            Host::Inline => "ringway --inline",
             Host::Flup => "flup",
             Host::Uwsgi => "uWSGI",
             Host::Gunicorn => "gunicorn gthread",
@@ -87,7 +90,7 @@ impl Host {
     /// How nginx asks it. A connection that is kept would hold a thread of flup's.
     fn pass(self) -> Pass {
         match self {
-            Host::Ringway => Pass::FastCgi,
+            Host::Ringway | Host::Inline => Pass::FastCgi,
             Host::Flup => Pass::FastCgiOnce,
             Host::Uwsgi => Pass::Uwsgi,
             Host::Gunicorn => Pass::Http,
@@ -106,9 +109,9 @@ impl Cell {
 
     fn hosts(self) -> &'static [Host] {
         match self {
-            Cell::Kept => &[Host::Ringway, Host::Flup],
-            Cell::PerRequest => &[Host::Ringway, Host::Flup, Host::Uwsgi],
-            Cell::Nginx => &[Host::Ringway, Host::Flup, Host::Uwsgi, Host::Gunicorn],
+            Cell::Kept => &[Host::Ringway, Host::Inline, Host::Flup],
+            Cell::PerRequest => &[Host::Ringway, Host::Inline, Host::Flup, Host::Uwsgi],
+            Cell::Nginx => &[Host::Ringway, Host::Inline, Host::Flup, Host::Uwsgi, Host::Gunicorn],
         }
     }
 }
@@ -193,10 +196,13 @@ impl Comparison {
         let Address::Unix(path) = address else { anyhow::bail!("{address}: a Unix socket is needed") };
         let threads = self.threads.to_string();
         let command = match host {
-            Host::Ringway => {
+            Host::Ringway | Host::Inline => {
                 let mut command = program("ringway-wsgi")?;
                 command.args([APPLICATION, "--listen", &address.to_string(), "--threads", &threads]);
                 command.args(["--log", "warn"]);
+                if host == Host::Inline {
+                    command.arg("--inline");
+                }
                 command
             }
             Host::Flup => {
@@ -317,7 +323,7 @@ mod tests {
             let (figure, resident) = match host {
                 Host::Ringway => (ours, 30 << 20),
                 Host::Uwsgi => (1.0, 21 << 20),
-                Host::Flup | Host::Gunicorn => (4.0, 0),
+                Host::Inline | Host::Flup | Host::Gunicorn => (4.0, 0),
             };
             let figures = vec![figure, 99.0, figure];
             Measured { cell, host, cpu_us: figures.clone(), rps: Vec::new(), p99_us: figures, resident }

@@ -36,6 +36,11 @@ def parser() -> argparse.ArgumentParser:
         help="Python threads, each with one request at a time [default: %(default)s]",
     )
     python.add_argument(
+        "--inline",
+        action="store_true",
+        help="call the application on the worker's own thread: for applications that compute and do not wait",
+    )
+    python.add_argument(
         "--queue-max",
         type=int,
         default=1024,
@@ -164,6 +169,7 @@ def main(arguments: Optional[List[str]] = None) -> int:
 
     named: Any = dict(
         maxThreads=options.threads,
+        inline=options.inline,
         queue_max=options.queue_max,
         queue_timeout=options.queue_timeout,
         slow_log=options.slow_log,

@@ -16,6 +16,7 @@ class Row(TypedDict):
 
 class How(TypedDict):
     threads: int
+    inline: bool
     queue_max: int
     queue_timeout: str
     slow_log: str

@@ -116,6 +116,9 @@ class WSGIServer:
     loggers "ringway" instead of stderr; and every setting of the engine is an argument by its name (`workers=2`,
     `drain_timeout="10s"`, `mount="/app"`).
 
+    `inline=True` calls the application on the worker's own thread, one request at a time: the least latency for an
+    application that computes and does not wait. Threads take long bodies and what follows the first piece of an answer.
+
     `processes` (flup's `maxChildren`; `multiprocess=True`: one for each core, two at least) of `maxThreads` threads
     each serve under the eyes of this one. A process is replaced after `max_requests` (flup's `maxRequests`),
     `max_lifetime` ("12h") or at a resident size of `max_rss` ("512MiB"), each plus a random part of up to `jitter`
@@ -136,6 +139,7 @@ class WSGIServer:
         forceCGI: bool = False,
         *,
         maxThreads: Optional[int] = None,
+        inline: bool = False,
         queue_max: int = 1024,
         queue_timeout: str = "30s",
         slow_log: str = "0",
@@ -187,7 +191,10 @@ class WSGIServer:
             self._settings.append(("listen", [listen_address(bindAddress)]))
         if umask is not None:
             self._settings.append(("socket_mode", ["%o" % (0o777 & ~umask)]))
+        if inline and not multithreaded:
+            raise ValueError("inline=True needs threads beside it for answers that are sent piece by piece")
         self._how: _ringway.How = {
+            "inline": inline,
             "threads": min(maxThreads or THREADS, THREADS_MAX) if multithreaded else 1,
             "queue_max": queue_max,
             "queue_timeout": str(queue_timeout),

@@ -48,6 +48,7 @@ struct Row {
 #[pyo3(from_item_all)]
 struct How {
     threads: usize,
+    inline: bool,
     queue_max: usize,
     queue_timeout: String,
     slow_log: String,
@@ -82,7 +83,7 @@ fn serve(
     let (application, mut threads) = Application::start(application, &options, Hooks { environ, on_error })?;
     let mount = config.mount.clone();
     let outcome = py.detach(|| {
-        let server = Server::builder().config(config).responder(&mount, application);
+        let server = application.mount(Server::builder().config(config), &mount);
         if is_cgi {
             return as_cgi::answer(server);
         }
@@ -111,6 +112,7 @@ fn duration(name: &str, text: &str) -> PyResult<Duration> {
 fn options_of(how: &How, config: &Config, is_cgi: bool) -> PyResult<wsgi::Options> {
     let mut options = wsgi::Options::default();
     options.threads = if is_cgi { 1 } else { how.threads };
+    options.inline = how.inline && !is_cgi;
     options.queue_max = how.queue_max;
     options.queue_timeout = duration("queue_timeout", &how.queue_timeout)?;
     options.slow_log = duration("slow_log", &how.slow_log)?;

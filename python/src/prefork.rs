@@ -148,7 +148,7 @@ pub(super) fn start(
     };
     config.listen.clear();
     let mount = config.mount.clone();
-    let server = Server::builder().config(config).responder(&mount, application);
+    let server = application.mount(Server::builder().config(config), &mount);
     let server = sockets.into_iter().fold(server, ringway::Builder::listener);
     let handle = py.detach(|| server.start()).map_err(failure)?;
     Ok(Running { state: Mutex::new((handle, threads)), logging: Mutex::new(logging) })

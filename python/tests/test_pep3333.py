@@ -1,7 +1,9 @@
-"""PEP 3333, row by row, and what a server must say to applications that break it."""
+"""PEP 3333, row by row, and what a server must say to applications that break it. In both models."""
 
 import ast
 import hashlib
+import pathlib
+import tempfile
 import time
 
 import pytest
@@ -9,6 +11,19 @@ import pytest
 import apps
 import fcgi
 from fcgi import wsgi
+
+
+@pytest.fixture(scope="module", params=["threads", "inline"], autouse=True)
+def model(request):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RINGWAY_INLINE", "true" if request.param == "inline" else "false")
+        yield request.param
+
+
+@pytest.fixture(scope="module")
+def pages(model):
+    with tempfile.TemporaryDirectory(prefix="rw-") as name, wsgi(pathlib.Path(name), "apps:application") as server:
+        yield server
 
 
 @pytest.mark.parametrize("method, query", [("GET", ""), ("POST", ""), ("POST", "write"), ("HEAD", "")])
@@ -197,16 +212,20 @@ def test_answers_without_a_body(pages):
     assert (head.body, head.app_status, head.header("Content-Length")) == (b"", 0, [])
 
 
-def test_no_piece_is_held_back(pages):
+def test_no_piece_is_held_back(pages, model):
     with fcgi.connect(pages.address) as sock:
         fcgi.begin(sock, fcgi.params("/stream", "POST", b"go"))
+        if model == "inline":
+            # The application is called when the body is there.
+            fcgi.send_body(sock, b"go")
         stdout = b""
         stream = fcgi.records(sock)
         while not stdout.endswith(b"first"):
             kind, content = next(stream)
             assert kind == fcgi.STDOUT
             stdout += content
-        fcgi.send_body(sock, b"go")
+        if model == "threads":
+            fcgi.send_body(sock, b"go")
         kind, content = next(stream)
         assert (kind, content) == (fcgi.STDOUT, b"go")
 

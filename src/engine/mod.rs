@@ -61,6 +61,28 @@ pub(crate) struct Setup {
     pub(crate) connections: Vec<OwnedFd>,
     /// `None`: anybody may connect.
     pub(crate) access: Option<Access>,
+    pub(crate) around: Around,
+}
+
+/// What runs around the life of each worker, on its thread; it must call what it is given.
+#[derive(Clone, Default)]
+pub(crate) struct Around(pub(crate) Option<Arc<Surround>>);
+
+pub(crate) type Surround = dyn Fn(&mut (dyn FnMut() + Send)) + Send + Sync;
+
+impl std::fmt::Debug for Around {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Around").field(&self.0.is_some()).finish()
+    }
+}
+
+impl Around {
+    fn run<T: Send>(&self, life: impl FnOnce() -> T + Send) -> T {
+        let Some(surround) = &self.0 else { return life() };
+        let (mut life, mut result) = (Some(life), None);
+        surround(&mut || result = life.take().map(|life| life()));
+        result.expect("what runs around a worker calls what it is given")
+    }
 }
 
 /// The running workers.
@@ -162,10 +184,10 @@ impl Engine {
                 connections: std::mem::take(&mut given[index]),
                 core: cores.get(index % cores.len().max(1)).copied(),
             };
-            let (open, say_hello) = (open.clone(), say_hello.clone());
+            let (open, say_hello, around) = (open.clone(), say_hello.clone(), setup.around.clone());
             let thread = std::thread::Builder::new()
                 .name(format!("ringway-{index}"))
-                .spawn(move || seed.grow(&*open, &say_hello, &introduction))?;
+                .spawn(move || around.run(move || seed.grow(&*open, &say_hello, &introduction)))?;
             engine.threads.push(thread);
         }
         drop(say_hello);

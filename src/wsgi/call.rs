@@ -8,7 +8,7 @@ use pyo3::exceptions::{PyAssertionError, PyConnectionError, PyTypeError, PyValue
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedBytes;
-use pyo3::types::{PyBytes, PyList, PyString, PyTuple};
+use pyo3::types::{PyBytes, PyIterator, PyList, PyString, PyTuple};
 
 use super::conversation::{Conversation, Gone, Head, Output};
 use super::environ::latin1;
@@ -59,6 +59,14 @@ pub(super) enum Stage {
     Complete,
 }
 
+/// What came of the first piece of an answer.
+pub(super) enum First<'py> {
+    /// It was all.
+    Complete,
+    /// More is to be sent, or nothing was yet: from the iteration where it has begun.
+    Rest(Option<Bound<'py, PyIterator>>),
+}
+
 impl Call {
     pub(super) fn new(conversation: Arc<Conversation>, is_head: bool) -> Call {
         Call { conversation, is_head, answer: Mutex::default() }
@@ -72,6 +80,58 @@ impl Call {
     /// `before_end` is called when nothing of the application's own is left to run.
     pub(super) fn send(&self, result: &Bound<'_, PyAny>, before_end: impl Fn()) -> PyResult<()> {
         let py = result.py();
+        if self.send_at_once(result, &before_end)? {
+            return Ok(());
+        }
+        if let Ok(wrapper) = result.cast_exact::<FileWrapper>()
+            && let Some((file, position)) = wrapper.get().reopen(py)
+        {
+            before_end();
+            self.send_file(py, &file, position)?;
+            return self.finish();
+        }
+        self.send_items(&items_of(result)?, before_end)
+    }
+
+    /// As [`Call::send`], but up to the first piece alone: whoever sends more may have to wait.
+    pub(super) fn send_first<'py>(
+        &self,
+        result: &Bound<'py, PyAny>,
+        before_end: impl Fn(),
+    ) -> PyResult<First<'py>> {
+        if self.send_at_once(result, &before_end)? {
+            return Ok(First::Complete);
+        }
+        if self.stage() == Stage::Started || result.is_exact_instance_of::<FileWrapper>() {
+            return Ok(First::Rest(None));
+        }
+        let mut items = items_of(result)?;
+        while let Some(item) = items.next() {
+            if !self.piece(result.py(), bytes_of(&item?)?)? {
+                break;
+            }
+            if self.stage() == Stage::Started {
+                return Ok(First::Rest(Some(items)));
+            }
+        }
+        before_end();
+        self.finish().map(|()| First::Complete)
+    }
+
+    /// Sends all that iterating gives, and the end.
+    pub(super) fn send_items(&self, items: &Bound<'_, PyIterator>, before_end: impl Fn()) -> PyResult<()> {
+        for item in items {
+            let is_wanted = self.piece(items.py(), bytes_of(&item?)?)?;
+            if !is_wanted {
+                break;
+            }
+        }
+        before_end();
+        self.finish()
+    }
+
+    /// Sends an answer that is a list or a tuple. Whether it is one.
+    fn send_at_once(&self, result: &Bound<'_, PyAny>, before_end: impl Fn()) -> PyResult<bool> {
         if result.is_none() {
             let text = "the application returned None, not an iterable of bytes: is a `return` missing?";
             return Err(PyTypeError::new_err(text));
@@ -83,32 +143,14 @@ impl Call {
         if self.stage() == Stage::Open {
             if let Ok(items) = result.cast_exact::<PyList>() {
                 before_end();
-                return self.send_whole(items.iter());
+                return self.send_whole(items.iter()).map(|()| true);
             }
             if let Ok(items) = result.cast_exact::<PyTuple>() {
                 before_end();
-                return self.send_whole(items.iter());
+                return self.send_whole(items.iter()).map(|()| true);
             }
         }
-        if let Ok(wrapper) = result.cast_exact::<FileWrapper>()
-            && let Some((file, position)) = wrapper.get().reopen(py)
-        {
-            before_end();
-            self.send_file(py, &file, position)?;
-            return self.finish();
-        }
-        let items = result.try_iter().map_err(|_| {
-            let kind = kind_of(result);
-            PyTypeError::new_err(format!("the application returned {kind}, not an iterable of bytes"))
-        })?;
-        for item in items {
-            let is_wanted = self.piece(py, bytes_of(&item?)?)?;
-            if !is_wanted {
-                break;
-            }
-        }
-        before_end();
-        self.finish()
+        Ok(false)
     }
 
     /// All of the body is there: one answer with its length.
@@ -305,6 +347,14 @@ impl std::fmt::Display for Gone {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("the web server has given the request up")
     }
+}
+
+/// The iteration over what the application returned.
+fn items_of<'py>(result: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyIterator>> {
+    result.try_iter().map_err(|_| {
+        let kind = kind_of(result);
+        PyTypeError::new_err(format!("the application returned {kind}, not an iterable of bytes"))
+    })
 }
 
 /// The head to send now.

@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -76,6 +76,24 @@ struct State {
     is_over: bool,
     /// It is over before the answer was taken whole.
     is_aborted: bool,
+    /// The application runs on the worker's thread: it must not wait for the worker.
+    is_inline: bool,
+}
+
+impl State {
+    /// Takes the next piece of the body, or its end.
+    fn take_in(&mut self, stdin: &mut Stdin, cx: &mut Context<'_>) -> Poll<()> {
+        match ready!(stdin.poll_chunk(usize::MAX, cx)) {
+            // Copied: a receive buffer must not wait for the application.
+            Ok(Some(chunk)) => {
+                self.input_bytes += chunk.len();
+                self.input.push_back(Bytes::copy_from_slice(&chunk));
+            }
+            Ok(None) => self.input_end = Some(Ok(())),
+            Err(error) => self.input_end = Some(Err(error)),
+        }
+        Poll::Ready(())
+    }
 }
 
 /// The worker's side.
@@ -109,15 +127,8 @@ impl Conversation {
         }
         let mut is_changed = false;
         while state.wants_input && state.input_end.is_none() && state.input_bytes < INPUT_BYTES_MAX {
-            match stdin.poll_chunk(usize::MAX, cx) {
-                Poll::Pending => break,
-                // Copied: a receive buffer must not wait for the application.
-                Poll::Ready(Ok(Some(chunk))) => {
-                    state.input_bytes += chunk.len();
-                    state.input.push_back(Bytes::copy_from_slice(&chunk));
-                }
-                Poll::Ready(Ok(None)) => state.input_end = Some(Ok(())),
-                Poll::Ready(Err(error)) => state.input_end = Some(Err(error)),
+            if state.take_in(stdin, cx).is_pending() {
+                break;
             }
             is_changed = true;
         }
@@ -125,6 +136,23 @@ impl Conversation {
         if is_changed {
             self.changed.notify_all();
         }
+    }
+
+    /// Hands the body over before it is asked for, up to a little more than `bytes_max`. Whether that is all of it.
+    pub(super) async fn hand_over_all(&self, stdin: &mut Stdin, bytes_max: usize) -> bool {
+        poll_fn(|cx| {
+            let mut state = self.lock();
+            while state.input_end.is_none() && state.input_bytes <= bytes_max {
+                ready!(state.take_in(stdin, cx));
+            }
+            Poll::Ready(state.input_end.is_some())
+        })
+        .await
+    }
+
+    /// While this is set nothing on the Python side waits for the worker.
+    pub(super) fn set_inline(&self, is_inline: bool) {
+        self.lock().is_inline = is_inline;
     }
 
     /// `length` bytes of output were written. Whether there is nothing more to write now.
@@ -167,6 +195,9 @@ impl Conversation {
     /// Waits until the request is over, `timeout` at most. Whether it was given up.
     pub(super) fn wait_for_end(&self, timeout: Option<Duration>) -> bool {
         let (state, goes_on) = (self.lock(), |state: &mut State| !state.is_over);
+        if state.is_inline {
+            return state.is_aborted;
+        }
         match timeout {
             Some(timeout) => {
                 let waited = self.changed.wait_timeout_while(state, timeout, goes_on);
@@ -234,7 +265,7 @@ impl Conversation {
     /// Waits until there is room for more output.
     pub(super) fn wait_for_room(&self) -> Result<(), Gone> {
         let mut state = self.lock();
-        while state.unsent >= OUTPUT_BYTES_MAX && !state.is_over {
+        while state.unsent >= OUTPUT_BYTES_MAX && !state.is_over && !state.is_inline {
             state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
         if state.is_over { Err(Gone) } else { Ok(()) }

@@ -54,6 +54,7 @@ impl Pairs {
 }
 
 /// Makes the `environ`s of one thread.
+#[derive(Debug)]
 pub(super) struct Maker {
     /// The `wsgi.` variables, the same for every request.
     base: Py<PyDict>,

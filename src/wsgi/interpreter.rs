@@ -2,22 +2,23 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use pyo3::exceptions::PyRuntimeError;
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyDict, PyList, PyTuple};
+use pyo3::types::{PyBytes, PyDict, PyIterator, PyList, PyTuple};
 
 use super::aborted::Aborted;
-use super::call::{Call, Stage};
-use super::conversation::{Head, Output};
+use super::call::{Call, First, Stage};
+use super::conversation::{Conversation, Head, Output};
 use super::environ::{Maker, latin1};
 use super::io::{Errors, FileWrapper, Input};
 use super::queue::{Seat, Taken};
 use super::threads::Crew;
 use super::watch::Slot;
-use super::{Hooks, Job, Options};
+use super::{Hooks, Job, Options, Work};
 
 /// An application that cannot be had: a text of several lines, with the traceback where there is one.
 #[derive(Debug, thiserror::Error)]
@@ -98,7 +99,7 @@ impl Host {
         let py = application.py();
         let base = PyDict::new(py);
         base.set_item("wsgi.version", (1, 0))?;
-        base.set_item("wsgi.multithread", options.threads > 1)?;
+        base.set_item("wsgi.multithread", options.threads > 1 || options.inline)?;
         base.set_item("wsgi.multiprocess", options.multiprocess)?;
         base.set_item("wsgi.run_once", options.run_once)?;
         base.set_item("wsgi.input_terminated", true)?;
@@ -140,21 +141,27 @@ impl Runner {
         let Crew { host, queue, .. } = &*self.crew;
         let slot = self.slot.as_ref();
         slot.map_or(Ok(()), |slot| slot.is_here(py))?;
-        let extra = host.hooks.environ.as_ref().map(|extra| extra.clone_ref(py));
-        let (seat, mut maker) = (Seat::new(), Maker::new(host.base.clone_ref(py), extra));
+        let (seat, mut maker) = (Seat::new(), host.maker(py));
         loop {
             // Taken while attached: a job in the hands of a thread that waits for the interpreter would wait with it.
-            let job = match queue.take(&seat) {
-                Taken::Job(job) => job,
+            let work = match queue.take(&seat) {
+                Taken::Job(work) => work,
                 Taken::Empty => {
                     py.detach(|| seat.wait());
                     continue;
                 }
                 Taken::Closed => return Ok(()),
             };
-            let conversation = job.conversation.clone();
+            let conversation = match &work {
+                Work::Request(job) => job.conversation.clone(),
+                Work::Rest(rest) => rest.conversation.clone(),
+            };
+            let serve = || match work {
+                Work::Request(job) => host.serve(py, &mut maker, job, slot),
+                Work::Rest(rest) => rest.send(py, host, slot),
+            };
             // A bug in here must not cost the thread.
-            if catch_unwind(AssertUnwindSafe(|| host.serve(py, &mut maker, job, slot))).is_err() {
+            if catch_unwind(AssertUnwindSafe(serve)).is_err() {
                 let _ = conversation.emit([Output::End(Err("the adapter panicked".to_owned()))]);
             }
             if let Some(slot) = slot
@@ -181,19 +188,54 @@ impl Host {
             let _ = job.conversation.emit([Output::Busy]);
             return;
         }
-        match self.prepare(py, maker, &job) {
-            Ok(served) => {
-                if let Some(slot) = slot {
-                    let environ = served.environ.clone().unbind();
-                    slot.begin(environ, job.conversation.clone(), job.queued_at);
-                }
-                served.run(self);
+        if let Some(served) = self.prepare_or_fail(py, maker, &job) {
+            if let Some(slot) = slot {
+                let environ = served.environ.clone().unbind();
+                slot.begin(environ, job.conversation.clone(), job.queued_at);
             }
-            Err(error) => {
-                tracing::error!(target: "ringway::wsgi", "no environ can be made:\n{}", traceback(py, &error));
-                let _ = job.conversation.emit([Output::End(Err("no environ can be made".to_owned()))]);
-            }
+            served.run(self);
         }
+    }
+
+    /// Serves a request on a worker's thread. Gives back what a thread must do.
+    pub(super) fn serve_inline(&self, py: Python<'_>, maker: &mut Maker, job: &Job) -> Option<Rest> {
+        let served = self.prepare_or_fail(py, maker, job)?;
+        let result = served.call_application(self)?;
+        match served.call.get().send_first(&result, || served.errors.get().finish(py)) {
+            Ok(First::Complete) => {}
+            Ok(First::Rest(items)) => {
+                let (conversation, queued_at) = (job.conversation.clone(), job.queued_at);
+                let Served { environ, input, errors, call } = served;
+                return Some(Rest {
+                    environ: environ.unbind(),
+                    input: input.unbind(),
+                    errors: errors.unbind(),
+                    call: call.unbind(),
+                    result: result.unbind(),
+                    items: items.map(Bound::unbind),
+                    conversation,
+                    queued_at,
+                });
+            }
+            Err(error) => served.fail(self, &error),
+        }
+        served.close(&result);
+        None
+    }
+
+    /// For a thread that makes `environ`s.
+    pub(super) fn maker(&self, py: Python<'_>) -> Maker {
+        Maker::new(self.base.clone_ref(py), self.hooks.environ.as_ref().map(|extra| extra.clone_ref(py)))
+    }
+
+    fn prepare_or_fail<'py>(&self, py: Python<'py>, maker: &mut Maker, job: &Job) -> Option<Served<'py>> {
+        self.prepare(py, maker, job)
+            .inspect_err(|error| {
+                let text = traceback(py, error);
+                tracing::error!(target: "ringway::wsgi", "no environ can be made:\n{text}");
+                let _ = job.conversation.emit([Output::End(Err("no environ can be made".to_owned()))]);
+            })
+            .ok()
     }
 
     fn prepare<'py>(&self, py: Python<'py>, maker: &mut Maker, job: &Job) -> PyResult<Served<'py>> {
@@ -209,6 +251,56 @@ impl Host {
     }
 }
 
+/// An answer that began on a worker's thread and goes on in another: its application has returned.
+#[derive(Debug)]
+pub(super) struct Rest {
+    environ: Py<PyDict>,
+    input: Py<Input>,
+    errors: Py<Errors>,
+    call: Py<Call>,
+    result: Py<PyAny>,
+    /// The iteration, where it has begun.
+    items: Option<Py<PyIterator>>,
+    pub(super) conversation: Arc<Conversation>,
+    queued_at: Instant,
+}
+
+impl Rest {
+    /// Sends what is left of the answer.
+    fn send(self, py: Python<'_>, host: &Host, slot: Option<&Arc<Slot>>) {
+        if let Some(slot) = slot {
+            slot.begin(self.environ.clone_ref(py), self.conversation.clone(), self.queued_at);
+        }
+        let (served, result, items) = self.into_bound(py);
+        let before_end = || served.errors.get().finish(py);
+        let sent = match items {
+            Some(items) => served.call.get().send_items(&items, before_end),
+            None => served.call.get().send(&result, before_end),
+        };
+        if let Err(error) = sent {
+            served.fail(host, &error);
+        }
+        served.close(&result);
+    }
+
+    /// No thread takes it.
+    pub(super) fn refuse(self, py: Python<'_>, host: &Host) {
+        let (served, result, _) = self.into_bound(py);
+        served.fail(host, &PyRuntimeError::new_err("no thread was free to send the rest of the answer"));
+        served.close(&result);
+    }
+
+    fn into_bound(self, py: Python<'_>) -> (Served<'_>, Bound<'_, PyAny>, Option<Bound<'_, PyIterator>>) {
+        let served = Served {
+            environ: self.environ.into_bound(py),
+            input: self.input.into_bound(py),
+            errors: self.errors.into_bound(py),
+            call: self.call.into_bound(py),
+        };
+        (served, self.result.into_bound(py), self.items.map(|items| items.into_bound(py)))
+    }
+}
+
 /// A request as Python sees it.
 struct Served<'py> {
     environ: Bound<'py, PyDict>,
@@ -217,19 +309,27 @@ struct Served<'py> {
     call: Bound<'py, Call>,
 }
 
-impl Served<'_> {
+impl<'py> Served<'py> {
     fn run(&self, host: &Host) {
         let py = self.environ.py();
-        let result = match host.application.bind(py).call1((&self.environ, &self.call)) {
-            Ok(result) => result,
-            Err(error) => return self.fail(host, &error),
-        };
+        let Some(result) = self.call_application(host) else { return };
         let call = self.call.get();
         // What was said before the answer goes out before its end.
         if let Err(error) = call.send(&result, || self.errors.get().finish(py)) {
             self.fail(host, &error);
         }
-        // PEP 3333: whatever happened.
+        self.close(&result);
+    }
+
+    /// What the application returned; `None` where it failed.
+    fn call_application(&self, host: &Host) -> Option<Bound<'py, PyAny>> {
+        let called = host.application.bind(self.environ.py()).call1((&self.environ, &self.call));
+        called.inspect_err(|error| self.fail(host, error)).ok()
+    }
+
+    /// PEP 3333: whatever happened.
+    fn close(&self, result: &Bound<'_, PyAny>) {
+        let py = self.environ.py();
         let closed = result.getattr_opt(intern!(py, "close")).and_then(|close| match close {
             Some(close) => close.call0().map(drop),
             None => Ok(()),

@@ -6,9 +6,10 @@
 //!     └────── Conversation: stdin ──▶, ◀── head, body, stderr: both ends wait for each other, neither holds the GIL
 //! ```
 //!
-//! Workers never run Python. A pool of Python threads does; each is attached to the interpreter once and detached
-//! while it waits. Admission counts requests: one that finds the queue full, or that lay in it for too long, is
-//! answered with 503 and `Retry-After`; one whose client is gone when its turn comes is skipped.
+//! Workers do not run Python, but where [`Options::inline`] says so. A pool of Python threads does; each is attached
+//! to the interpreter once and detached while it waits. Admission counts requests: one that finds the queue full, or
+//! that lay in it for too long, is answered with 503 and `Retry-After`; one whose client is gone when its turn comes
+//! is skipped.
 //!
 //! It differs from plain CGI hosts in what it refuses: heads with bytes that could split them, hop-by-hop headers,
 //! bodies that are not bytes, bodies shorter than their Content-Length. A body that breaks off is seen as broken off.
@@ -17,6 +18,7 @@ mod aborted;
 mod call;
 mod conversation;
 mod environ;
+mod inline;
 mod interpreter;
 mod io;
 mod queue;
@@ -29,10 +31,11 @@ use std::time::{Duration, Instant};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
-use crate::{Failure, Request, Responder, Response, Stderr, Stdin, Stdout};
+use crate::{Builder, Failure, Request, Responder, Response, Stderr, Stdin, Stdout};
 
 use conversation::{Conversation, Head, Output};
-use interpreter::Host;
+use inline::{INLINE_BODY_BYTES_MAX, Inline};
+use interpreter::{Host, Rest};
 pub use interpreter::{LoadError, load};
 use queue::{Queue, Refused};
 pub use threads::Threads;
@@ -46,6 +49,11 @@ const COPY_BYTES_MAX: usize = 4 << 10;
 pub struct Options {
     /// Python threads, each with one request at a time; at least 1.
     pub threads: usize,
+    /// Calls the application on the worker's own thread, one request at a time. Threads take what would have a worker
+    /// wait for itself: bodies longer than 1 MiB, and all of an answer after its first piece. An application that
+    /// waits keeps its worker from everything else, and is not watched: `slow_log` and `request_timeout` see threads.
+    /// Mount it with [`Application::mount`].
+    pub inline: bool,
     /// Requests that wait for a thread; one more is answered with 503. At least 1.
     pub queue_max: usize,
     /// A request that waited longer is answered with 503.
@@ -71,6 +79,7 @@ impl Default for Options {
     fn default() -> Options {
         Options {
             threads: 16,
+            inline: false,
             queue_max: 1024,
             queue_timeout: Duration::from_secs(30),
             slow_log: Duration::ZERO,
@@ -94,14 +103,23 @@ pub struct Hooks {
     pub on_error: Option<Py<PyAny>>,
 }
 
-/// A WSGI application; give it to [`Builder::responder`](crate::Builder::responder). Clones share the threads.
+/// A WSGI application; give it to [`Application::mount`]. Clones share the threads.
 #[derive(Clone, Debug)]
 pub struct Application {
     /// [`Threads`] closes it.
-    queue: Arc<Queue<Job>>,
+    queue: Arc<Queue<Work>>,
+    inline: Option<Arc<Inline>>,
 }
 
-/// A request on its way to a Python thread.
+/// What Python threads do.
+#[derive(Debug)]
+enum Work {
+    Request(Job),
+    /// What is left of an answer that began on a worker.
+    Rest(Rest),
+}
+
+/// A request on its way to Python.
 #[derive(Debug)]
 struct Job {
     params: environ::Pairs,
@@ -126,11 +144,18 @@ impl Application {
         let py = application.py();
         let queue = Arc::new(Queue::new(options.queue_max.max(1)));
         let host = Host::new(application, options, hooks)?;
-        Ok((Application { queue: queue.clone() }, Threads::start(py, host, queue, options)?))
+        let threads = Threads::start(py, host, queue.clone(), options)?;
+        let inline = options.inline.then(|| Arc::new(Inline::new(threads.crew())));
+        Ok((Application { queue, inline }, threads))
     }
 
-    /// Hands the request to the threads, or says why not.
-    fn admit(&self, request: &Request) -> Result<Answering, Response> {
+    /// Has a server answer requests below `mount` with the application.
+    pub fn mount(self, server: Builder, mount: &str) -> Builder {
+        let server = if self.inline.is_some() { server.around_workers(inline::surround) } else { server };
+        server.responder(mount, self)
+    }
+
+    fn converse(request: &Request) -> (Job, Answering) {
         let conversation = Arc::new(Conversation::default());
         let job = Job {
             params: environ::Pairs::of(request.params()),
@@ -140,16 +165,19 @@ impl Application {
             queued_at: Instant::now(),
             conversation: conversation.clone(),
         };
-        match self.queue.put(job) {
-            Ok(()) => {
-                let (stdin, stderr) = (request.stdin(), request.stderr());
-                Ok(Answering { conversation, stdin, stderr, is_done: false })
-            }
-            Err(Refused::Full) => {
+        let (stdin, stderr) = (request.stdin(), request.stderr());
+        (job, Answering { conversation, stdin, stderr, is_done: false })
+    }
+
+    /// Hands the request to the threads, or says why not.
+    fn admit(&self, job: Job) -> Result<(), Response> {
+        match self.queue.put(Work::Request(job)) {
+            Ok(()) => Ok(()),
+            Err((Refused::Full, _)) => {
                 tracing::warn!("the queue for Python threads is full: answered with 503");
                 Err(busy("too many requests wait"))
             }
-            Err(Refused::Closed) => Err(busy("the server is stopping")),
+            Err((Refused::Closed, _)) => Err(busy("the server is stopping")),
         }
     }
 }
@@ -160,12 +188,18 @@ fn busy(reason: &str) -> Response {
 
 impl Responder for Application {
     fn respond(&self, request: Request) -> impl Future<Output = Response> + 'static {
-        let admitted = self.admit(&request);
-        async {
-            match admitted {
-                Ok(answering) => answering.answer().await,
-                Err(refusal) => refusal,
+        let (job, mut answering) = Application::converse(&request);
+        let application = self.clone();
+        async move {
+            match &application.inline {
+                Some(inline) if answering.has_body(INLINE_BODY_BYTES_MAX).await => inline.serve(job),
+                _ => {
+                    if let Err(refusal) = application.admit(job) {
+                        return refusal;
+                    }
+                }
             }
+            answering.answer().await
         }
     }
 }
@@ -186,6 +220,11 @@ impl Drop for Answering {
 }
 
 impl Answering {
+    /// Waits for a body of at most so many bytes. Whether it is complete.
+    async fn has_body(&mut self, bytes_max: usize) -> bool {
+        self.conversation.hand_over_all(&mut self.stdin, bytes_max).await
+    }
+
     async fn answer(mut self) -> Response {
         loop {
             let output = self.conversation.next(&mut self.stdin).await;

@@ -84,13 +84,14 @@ impl<T> Queue<T> {
         Queue { state: Mutex::new(state), jobs_max }
     }
 
-    pub(super) fn put(&self, job: T) -> Result<(), Refused> {
+    /// Gives back what is refused.
+    pub(super) fn put(&self, job: T) -> Result<(), (Refused, T)> {
         let mut state = self.lock();
         if state.is_closed {
-            return Err(Refused::Closed);
+            return Err((Refused::Closed, job));
         }
         if state.jobs.len() >= self.jobs_max {
-            return Err(Refused::Full);
+            return Err((Refused::Full, job));
         }
         state.jobs.push_back(job);
         wake(state);
@@ -178,9 +179,9 @@ mod tests {
     #[test]
     fn it_is_full_at_its_bound_and_what_is_in_it_outlives_its_closing() {
         let (queue, seat) = (Queue::new(2), Seat::new());
-        assert_eq!([queue.put(1), queue.put(2), queue.put(3)], [Ok(()), Ok(()), Err(Refused::Full)]);
+        assert_eq!([queue.put(1), queue.put(2), queue.put(3)], [Ok(()), Ok(()), Err((Refused::Full, 3))]);
         queue.close();
-        assert_eq!(queue.put(4), Err(Refused::Closed));
+        assert_eq!(queue.put(4), Err((Refused::Closed, 4)));
         let taken = [queue.take(&seat), queue.take(&seat), queue.take(&seat)];
         assert_eq!(taken, [Taken::Job(1), Taken::Job(2), Taken::Closed]);
     }

@@ -10,7 +10,7 @@ use pyo3::types::PyDict;
 use super::interpreter::{Host, Runner};
 use super::queue::Queue;
 use super::watch::{Slot, Watch};
-use super::{Job, Options};
+use super::{Options, Work};
 
 /// The Python threads of an [`Application`](super::Application).
 #[derive(Debug)]
@@ -23,7 +23,7 @@ pub struct Threads {
 #[derive(Debug)]
 pub(super) struct Crew {
     pub(super) host: Host,
-    pub(super) queue: Arc<Queue<Job>>,
+    pub(super) queue: Arc<Queue<Work>>,
     is_watched: bool,
     begun_at: Instant,
     hired: AtomicUsize,
@@ -43,7 +43,7 @@ impl Threads {
     pub(super) fn start(
         py: Python<'_>,
         host: Host,
-        queue: Arc<Queue<Job>>,
+        queue: Arc<Queue<Work>>,
         options: &Options,
     ) -> PyResult<Threads> {
         let crew = Arc::new(Crew {
@@ -65,6 +65,10 @@ impl Threads {
             threads.watch = Some(Watch::start(crew.clone(), options)?);
         }
         Ok(threads)
+    }
+
+    pub(super) fn crew(&self) -> Arc<Crew> {
+        self.crew.clone()
     }
 
     /// Takes no more requests and waits until the threads have ended, `timeout` at most. Returns how many have not.

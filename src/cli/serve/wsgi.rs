@@ -19,6 +19,9 @@ pub(super) struct PythonOptions {
     /// Python threads, each with one request at a time
     #[arg(long, value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..))]
     threads: u16,
+    /// Call the application on the worker's own thread: for those that compute and do not wait
+    #[arg(long)]
+    inline: bool,
     /// Requests that wait for a thread; one more is answered with 503
     #[arg(long, value_name = "N", default_value_t = 1024, value_parser = clap::value_parser!(u32).range(1..))]
     queue_max: u32,
@@ -41,6 +44,7 @@ pub(super) fn serve(name: &str, options: &PythonOptions, config: Config) -> Resu
     let is_cgi = super::is_cgi(&config);
     let mut wanted = wsgi::Options::default();
     wanted.threads = if is_cgi { 1 } else { options.threads.into() };
+    wanted.inline = options.inline && !is_cgi;
     wanted.queue_max = options.queue_max as usize;
     wanted.queue_timeout = options.queue_timeout;
     wanted.slow_log = options.slow_log;
@@ -57,7 +61,7 @@ pub(super) fn serve(name: &str, options: &PythonOptions, config: Config) -> Resu
         Application::start(&application, &wanted, Hooks::default()).map_err(Failure::running)
     })?;
     let mount = config.mount.clone();
-    let served = super::answer(Server::builder().config(config).responder(&mount, application), is_cgi);
+    let served = super::answer(application.mount(Server::builder().config(config), &mount), is_cgi);
     join(&mut threads)?;
     served
 }
