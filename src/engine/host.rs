@@ -4,7 +4,8 @@
 //! current-thread runtime beside epoll. Handlers find their timers, sockets and files there.
 //!
 //! - **A, quiet:** no handler waits and no task of theirs lives. Nothing but the ring can bring work, so the worker
-//!   sleeps in the ring: one system call a turn.
+//!   sleeps in the ring: one system call a turn. Handlers that wait for other threads alone, and say so, are woken
+//!   through the ring.
 //! - **B, waiting:** the host must run, for it has the timers and foreign sockets. The ring signals a descriptor that
 //!   the host watches, one look at the ring closes the race, and the host sleeps.
 
@@ -12,13 +13,13 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Wake, Waker};
 
 use tokio::io::unix::AsyncFd;
 use tokio::runtime::Handle;
 use tokio::task::LocalSet;
 
-use crate::ring::{Failure, Ring, Wait, signal};
+use crate::ring::{self, Failure, Ring, Wait, signal};
 
 use super::task::Wakeups;
 use super::worker::Worker;
@@ -65,19 +66,29 @@ pub(crate) fn run<R: Ring>(
 async fn drive<R: Ring>(worker: &mut Worker<R>, wakeups: &Wakeups) -> Result<(), HostError> {
     let signal = signal::watch(worker.ring.notify_fd())?;
     let host = Handle::current();
+    let ring_waker = Waker::from(Arc::new(RingWaker(worker.ring.waker())));
     let mut locals = LocalSet::new();
     std::future::poll_fn(|cx| {
         wakeups.unpark();
-        poll(worker, wakeups, &signal, &host, &mut locals, cx)
+        poll(worker, wakeups, &signal, (&host, &ring_waker), &mut locals, cx)
     })
     .await
+}
+
+/// Ends the sleep of a worker in its ring.
+struct RingWaker(ring::Waker);
+
+impl Wake for RingWaker {
+    fn wake(self: Arc<Self>) {
+        self.0.wake();
+    }
 }
 
 fn poll<R: Ring>(
     worker: &mut Worker<R>,
     wakeups: &Wakeups,
     signal: &AsyncFd<OwnedFd>,
-    host: &Handle,
+    (host, ring_waker): (&Handle, &Waker),
     locals: &mut LocalSet,
     cx: &mut Context<'_>,
 ) -> Poll<Result<(), HostError>> {
@@ -100,7 +111,12 @@ fn poll<R: Ring>(
         }
         if worker.is_quiet() && no_locals && host.metrics().num_alive_tasks() == 0 {
             worker.ring.notify(false);
-            worker.ring.turn(worker.wait(did))?;
+            if !worker.has_tasks() {
+                worker.ring.turn(worker.wait(did))?;
+            } else if wakeups.park(ring_waker) {
+                worker.ring.turn(worker.wait(did))?;
+                wakeups.unpark();
+            }
             continue;
         }
         worker.ring.notify(true);

@@ -212,6 +212,7 @@ impl Requests {
             return self.answer_plainly(ring, peer, request, nobody);
         };
         unique.mount = mount.prefix.clone();
+        unique.leaves_runtime_alone = mount.leaves_runtime_alone;
         if mount.wants_peer && peer.is_tcp {
             peer.address =
                 peer.address.or_else(|| access::peer_address(ring.descriptor_fd(peer.descriptor)?));

@@ -54,6 +54,8 @@ pub(crate) struct Task {
 /// The waiting handlers of one worker.
 pub(crate) struct Tasks {
     slab: Slab<Task>,
+    /// How many of them may wait for the host's timers, sockets and tasks.
+    hosted: usize,
     /// A waker for each slot, made once.
     wakers: Vec<Waker>,
     wakeups: Arc<Wakeups>,
@@ -62,7 +64,7 @@ pub(crate) struct Tasks {
 
 impl Tasks {
     pub(crate) fn new(wakeups: Arc<Wakeups>) -> Tasks {
-        Tasks { slab: Slab::new(), wakers: Vec::new(), wakeups, batch: Vec::new() }
+        Tasks { slab: Slab::new(), hosted: 0, wakers: Vec::new(), wakeups, batch: Vec::new() }
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -71,6 +73,11 @@ impl Tasks {
 
     pub(crate) fn is_empty(&self) -> bool {
         self.slab.is_empty()
+    }
+
+    /// Whether any may wait for what only the host runtime brings.
+    pub(crate) fn need_host(&self) -> bool {
+        self.hosted > 0
     }
 
     /// Polls new work in place. `Err` is the slot where it waits now.
@@ -92,6 +99,7 @@ impl Tasks {
             }
             Poll::Pending => {
                 self.slab.insert(Task { key, exchange: exchange.clone(), work });
+                self.hosted += usize::from(!exchange.leaves_runtime_alone);
                 Err(slot as u32)
             }
         }
@@ -117,6 +125,7 @@ impl Tasks {
             Poll::Pending => None,
             Poll::Ready(done) => {
                 let task = self.slab.remove(slot as usize);
+                self.hosted -= usize::from(!task.exchange.leaves_runtime_alone);
                 drop_quietly(task.work);
                 Some((task.key, task.exchange, done))
             }
@@ -126,6 +135,7 @@ impl Tasks {
     /// Drops the handler in `slot`: its request is over.
     pub(crate) fn cancel(&mut self, slot: u32) {
         if let Some(task) = self.slab.try_remove(slot as usize) {
+            self.hosted -= usize::from(!task.exchange.leaves_runtime_alone);
             drop_quietly(task.work);
         }
     }
@@ -169,13 +179,14 @@ pub(crate) fn panic_message(panic: Box<dyn Any + Send>) -> String {
 #[derive(Debug, Default)]
 pub(crate) struct Wakeups {
     woken: Mutex<Vec<u32>>,
-    /// Set while the worker sleeps in its host runtime and needs waking.
+    /// Set while the worker sleeps and needs waking.
     is_parked: AtomicBool,
+    /// Where it sleeps: in its host runtime or in its ring.
     host: Mutex<Option<Waker>>,
 }
 
 impl Wakeups {
-    /// Before the worker sleeps in the host. False: somebody woke a handler meanwhile, stay up.
+    /// Before the worker sleeps where this waker ends the sleep. False: somebody woke a handler meanwhile, stay up.
     pub(crate) fn park(&self, host: &Waker) -> bool {
         {
             let mut known = self.host.lock().unwrap_or_else(PoisonError::into_inner);

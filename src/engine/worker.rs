@@ -147,9 +147,15 @@ impl<R: Ring> Worker<R> {
         Ok(())
     }
 
-    /// Whether nothing is under way but in the ring, so that the ring alone may be waited for.
+    /// Whether nothing is under way but in the ring and in threads that wake through it, so that the ring alone may be
+    /// waited for.
     pub(crate) fn is_quiet(&self) -> bool {
-        self.parts.requests.tasks.is_empty() && !self.has_work()
+        !self.parts.requests.tasks.need_host() && !self.has_work()
+    }
+
+    /// Whether a handler waits.
+    pub(crate) fn has_tasks(&self) -> bool {
+        !self.parts.requests.tasks.is_empty()
     }
 
     /// Whether there is something to do before sleeping.
@@ -178,7 +184,7 @@ impl<R: Ring> Worker<R> {
     pub(crate) fn wait(&self, did: bool) -> Wait {
         if did && !self.parts.spin.is_zero() {
             Wait::SpinUntil(Instant::now() + self.parts.spin)
-        } else if self.awaiting_sent > 0 || self.draining != Draining::No {
+        } else if self.awaiting_sent > 0 || self.draining != Draining::No || self.has_tasks() {
             Wait::UntilCompletion
         } else {
             Wait::UntilArrival

@@ -120,6 +120,8 @@ pub(crate) struct Exchange {
     site: Arc<Site>,
     /// The peer's address, for a handler that wants it.
     pub(crate) peer: Option<SocketAddr>,
+    /// What [`Responder::leaves_runtime_alone`](super::Responder::leaves_runtime_alone) says of its handler.
+    pub(crate) leaves_runtime_alone: bool,
     pub(crate) stdin: RefCell<Inbox>,
     pub(crate) data: RefCell<Inbox>,
     pub(crate) out: RefCell<Outbox>,
@@ -144,6 +146,7 @@ impl Exchange {
             mount: no_mount,
             site,
             peer: None,
+            leaves_runtime_alone: false,
             stdin: RefCell::default(),
             data: RefCell::default(),
             out: RefCell::new(Outbox { window: stdout_window, ..Outbox::default() }),
@@ -172,6 +175,7 @@ impl Exchange {
         }
         self.mount = no_mount.clone();
         self.peer = None;
+        self.leaves_runtime_alone = false;
         self.stdin.get_mut().clear();
         self.data.get_mut().clear();
         self.out.get_mut().clear();

@@ -102,6 +102,7 @@ pub(crate) struct Mount {
     pub(crate) prefix: Rc<str>,
     pub(crate) handler: Rc<Arc<dyn Handler>>,
     pub(crate) wants_peer: bool,
+    pub(crate) leaves_runtime_alone: bool,
 }
 
 impl Table {
@@ -114,8 +115,9 @@ impl Table {
         for entry in registry.handlers.iter() {
             let (role, prefix) = entry.key();
             let handler = Rc::new(entry.value().clone());
-            let wants_peer = handler.wants_peer();
-            roles[index(*role)].push(Mount { prefix: Rc::from(&**prefix), handler, wants_peer });
+            let (wants_peer, leaves_runtime_alone) = (handler.wants_peer(), handler.leaves_runtime_alone());
+            let prefix = Rc::from(&**prefix);
+            roles[index(*role)].push(Mount { prefix, handler, wants_peer, leaves_runtime_alone });
         }
         for mounts in &mut roles {
             mounts.sort_by_key(|mount| std::cmp::Reverse(mount.prefix.len()));

@@ -187,6 +187,11 @@ fn busy(reason: &str) -> Response {
 }
 
 impl Responder for Application {
+    /// It waits for Python threads and for its own streams.
+    fn leaves_runtime_alone(&self) -> bool {
+        true
+    }
+
     fn respond(&self, request: Request) -> impl Future<Output = Response> + 'static {
         let (job, mut answering) = Application::converse(&request);
         let application = self.clone();

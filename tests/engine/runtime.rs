@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use ringway::{Driver, Failure, Request, Response, Stdout};
+use ringway::{Driver, Failure, Request, Responder, Response, Stdout};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::app::{self, heard};
@@ -19,6 +19,7 @@ each_driver! {
     a_spawned_task_may_write_the_answer,
     sockets_work,
     other_threads_wake_a_handler,
+    other_threads_wake_a_worker_that_sleeps_in_its_ring,
     thousands_of_handlers_wait_at_once,
     a_handler_that_is_always_ready_starves_nobody,
     files_are_read_with_io_uring,
@@ -161,6 +162,77 @@ fn other_threads_wake_a_handler(driver: Driver) {
     for id in 1..=50 {
         assert_eq!(peer.answer(id).text(), "from a thread\n");
     }
+}
+
+/// A handler that waits for threads alone, and says so.
+struct Threads;
+
+impl Responder for Threads {
+    fn leaves_runtime_alone(&self) -> bool {
+        true
+    }
+
+    fn respond(&self, request: Request) -> impl Future<Output = Response> + 'static {
+        let (answer, answered) = tokio::sync::oneshot::channel();
+        async move {
+            let mut stdin = request.stdin();
+            let mut body = Vec::new();
+            while let Some(chunk) = stdin.chunk().await.unwrap() {
+                body.extend_from_slice(&chunk);
+            }
+            let after: u64 = std::str::from_utf8(request.query()).unwrap().parse().unwrap();
+            std::thread::spawn(move || {
+                std::thread::sleep(Duration::from_millis(after));
+                // Nobody listens where the request was given up.
+                let _ = answer.send(body);
+            });
+            let body = answered.await.unwrap();
+            // More than fits at once: the handler waits for room as well.
+            Response::new(200).stream(async move |mut stdout: Stdout| {
+                for _ in 0..64 {
+                    stdout.write(&body).await?;
+                    stdout.flush().await?;
+                }
+                Ok::<(), Failure>(())
+            })
+        }
+    }
+}
+
+fn other_threads_wake_a_worker_that_sleeps_in_its_ring(driver: Driver) {
+    async fn sleep(_: Request) -> Response {
+        tokio::time::sleep(Duration::from_millis(30)).await;
+        Response::new(204)
+    }
+    let served = Serve::new(driver).start(|server| server.responder("/", Threads).responder("/sleep", sleep));
+    let mut peer = served.connect();
+    let body = vec![b'x'; 20_000];
+    for after in [0, 1, 20] {
+        for _ in 0..5 {
+            let ask = Ask::post(&format!("/?{after}"), body.clone());
+            assert_eq!(peer.fetch(&ask).body().len(), 64 * body.len());
+        }
+    }
+    // Beside handlers that need the runtime, which must not miss their timers.
+    let mut sleeper = served.connect();
+    for _ in 0..3 {
+        let began = Instant::now();
+        peer.ask(&Ask::get("/?100"));
+        assert_eq!(sleeper.get("/sleep").status(), 204);
+        assert!(began.elapsed() < Duration::from_millis(95), "{:?}", began.elapsed());
+        assert_eq!(peer.answer(1).status(), 200);
+    }
+    // Given up while it waits; the worker goes on, and its count of them is right.
+    let mut leaver = served.connect();
+    leaver.ask(&Ask::get("/?50"));
+    drop(leaver);
+    for id in 1..=50 {
+        peer.ask(&Ask::get(&format!("/?{}", id % 5)).id(id));
+    }
+    for id in 1..=50 {
+        assert_eq!(peer.answer(id).status(), 200);
+    }
+    served.until("none is left", |metrics| metrics.tasks_pending == 0);
 }
 
 fn thousands_of_handlers_wait_at_once(driver: Driver) {
