@@ -6,6 +6,7 @@ import time
 
 import pytest
 
+import fcgi
 from fcgi import wsgi
 from ringway import WSGIServer
 
@@ -14,6 +15,7 @@ import threading
 import time
 
 local = threading.local()
+released = threading.Event()
 
 
 def application(environ, start_response):
@@ -34,6 +36,17 @@ def application(environ, start_response):
                 time.sleep(0.5)
         start_response("200 OK", [("Content-Type", "text/plain")])
         return pieces()
+    if name == "held":
+        def held():
+            yield b"first"
+            released.wait(30)
+            yield b"second"
+        start_response("200 OK", [("Content-Type", "text/plain")])
+        return held()
+    if name == "release":
+        released.set()
+        start_response("204 No Content", [])
+        return []
     if name == "written":
         write = start_response("200 OK", [("Content-Type", "text/plain")])
         for _ in range(64):
@@ -77,6 +90,20 @@ def test_the_first_piece_is_sent_before_the_second_is_there(server):
     lines = [line.split() for line in answers[0].body.decode().splitlines()]
     assert [line[0] for line in lines] == ["0", "1", "2"]
     assert not lines[0][1].startswith("ringway-wsgi-") and lines[2][1].startswith("ringway-wsgi-"), lines
+
+
+def test_no_piece_is_held_back(server):
+    with fcgi.connect(server.address) as sock:
+        fcgi.begin(sock, fcgi.params("/held", "POST", b"go"))
+        fcgi.send_body(sock, b"go")
+        stdout = b""
+        stream = fcgi.records(sock)
+        while not stdout.endswith(b"first"):
+            kind, content = next(stream)
+            assert kind == fcgi.STDOUT
+            stdout += content
+        assert server.request("/release").status == 204
+        assert next(stream) == (fcgi.STDOUT, b"second")
 
 
 def test_nothing_waits_for_its_own_worker(server):
