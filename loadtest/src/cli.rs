@@ -89,12 +89,8 @@ struct Compare {
     /// Seconds of wrk through nginx in each of three rounds; 0 to leave that out
     #[arg(long, default_value_t = 3)]
     front: u32,
-    /// The servers' core
-    #[arg(long, default_value_t = 0)]
-    server_core: usize,
-    /// The generator's core, and nginx's and wrk's
-    #[arg(long, default_value_t = 1)]
-    generator_core: usize,
+    #[command(flatten)]
+    cores: CoreOptions,
     /// Write the tables to this file too
     #[arg(long)]
     markdown: Option<PathBuf>,
@@ -121,12 +117,8 @@ struct Cgi {
     /// Requests to each server in one round
     #[arg(long, default_value_t = 100)]
     requests: usize,
-    /// The core of the servers and their programs
-    #[arg(long, default_value_t = 0)]
-    server_core: usize,
-    /// The core that the requests come from
-    #[arg(long, default_value_t = 1)]
-    generator_core: usize,
+    #[command(flatten)]
+    cores: CoreOptions,
     /// Exit with 1 where the smallest program costs too much
     #[arg(long)]
     check: bool,
@@ -141,12 +133,8 @@ struct Axum {
     /// Seconds of wrk in one round
     #[arg(long, default_value_t = 2)]
     seconds: u32,
-    /// The application's core
-    #[arg(long, default_value_t = 0)]
-    server_core: usize,
-    /// The core of nginx and wrk
-    #[arg(long, default_value_t = 1)]
-    generator_core: usize,
+    #[command(flatten)]
+    cores: CoreOptions,
     /// Exit with 1 where Ringway costs too much
     #[arg(long)]
     check: bool,
@@ -170,15 +158,28 @@ struct Wsgi {
     /// Seconds of wrk through nginx in one round
     #[arg(long, default_value_t = 2)]
     front: u32,
-    /// The hosts' core
+    #[command(flatten)]
+    cores: CoreOptions,
+    /// Exit with 1 where a target is missed
+    #[arg(long)]
+    check: bool,
+}
+
+/// Who runs where, so that servers and load do not take each other's time.
+#[derive(Args)]
+struct CoreOptions {
+    /// The core of the servers, and of the programs that they start
     #[arg(long, default_value_t = 0)]
     server_core: usize,
     /// The core of the generator, nginx and wrk
     #[arg(long, default_value_t = 1)]
     generator_core: usize,
-    /// Exit with 1 where a target is missed
-    #[arg(long)]
-    check: bool,
+}
+
+impl CoreOptions {
+    fn cores(&self) -> Cores {
+        Cores { server: self.server_core, generator: self.generator_core }
+    }
 }
 
 /// Reads the command line and does what it says.
@@ -236,7 +237,7 @@ impl Compare {
             warmup: seconds("--warmup", self.warmup)?,
             idle_connections: self.idle,
             front_seconds: self.front,
-            cores: Cores { server: self.server_core, generator: self.generator_core },
+            cores: self.cores.cores(),
         };
         let results = comparison.run()?;
         let verdicts = if has_ringway { targets::judge(&results) } else { Vec::new() };
@@ -263,7 +264,7 @@ impl Cgi {
             fcgiwrap: self.fcgiwrap,
             rounds: self.rounds,
             requests: self.requests,
-            cores: Cores { server: self.server_core, generator: self.generator_core },
+            cores: self.cores.cores(),
         }
         .run()?;
         print!("{}", cgi::markdown(&measured));
@@ -276,7 +277,7 @@ impl Axum {
     fn run(self) -> Result<ExitCode> {
         ensure!((1..=1000).contains(&self.rounds), "--rounds: 1 to 1000");
         ensure!((1..=MINUTE).contains(&self.seconds), "--seconds: 1 to {MINUTE}");
-        let cores = Cores { server: self.server_core, generator: self.generator_core };
+        let cores = self.cores.cores();
         let measured = axum::measure(self.rounds, self.seconds, cores)?;
         print!("{}", axum::markdown(&measured));
         let is_missed = measured.ratio.median > axum::RATIO_MAX;
@@ -296,7 +297,7 @@ impl Wsgi {
             rounds: self.rounds,
             duration: seconds("--seconds", self.seconds)?,
             wrk_seconds: self.front,
-            cores: Cores { server: self.server_core, generator: self.generator_core },
+            cores: self.cores.cores(),
         }
         .run()?;
         let verdicts = wsgi::judge(&measured);

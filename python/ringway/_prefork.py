@@ -29,7 +29,8 @@ from typing import Any, Callable, Deque, Dict, List, NamedTuple, NoReturn, Optio
 
 from . import _ringway
 
-_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGUSR1, signal.SIGHUP)
+#: What ends a server, or starts it anew.
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGUSR1, signal.SIGHUP)
 _LEVELS = {"error": logging.ERROR, "warn": logging.WARNING, "info": logging.INFO}
 #: Deaths that are allowed within the time below, unless the caller says otherwise.
 DEATHS_MAX = 10
@@ -110,7 +111,7 @@ class Signals:
         os.set_blocking(self._end, False)
         self._fd_before = signal.set_wakeup_fd(self._end, warn_on_full_buffer=False)
         self._before: Dict[int, Any] = {}
-        for number in _SIGNALS:
+        for number in SIGNALS:
             # A SIGHUP that nohup has ignored stays ignored.
             if signal.getsignal(number) is not signal.SIG_IGN:
                 self.watch(number)
@@ -119,7 +120,7 @@ class Signals:
         self._before[number] = signal.signal(number, _note)
 
     def take(self) -> List[int]:
-        return [number for number in _read(self.pipe) or b"" if number in _SIGNALS]
+        return [number for number in _read(self.pipe) or b"" if number in SIGNALS]
 
     def close(self) -> None:
         for number, handler in self._before.items():
@@ -368,7 +369,7 @@ class Master:
         orders, orders_end = os.pipe()
         reports, reports_end = os.pipe()
         # Until the child has its own pipe for signals, they must not go into ours.
-        signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         sys.stdout.flush()
         sys.stderr.flush()
         # What is there now is shared, and the collector would write to it.
@@ -384,7 +385,7 @@ class Master:
             return None
         finally:
             gc.unfreeze()
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
             os.close(orders)
             os.close(reports_end)
         os.set_blocking(reports, False)
@@ -401,7 +402,7 @@ class Master:
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             self.signals.drop()
             signals = Signals()
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
             code = self.body(post, signals)
             atexit._run_exitfuncs()
         except SystemExit as end:
@@ -679,7 +680,7 @@ def watch(folders: List[str], root: Master) -> int:
     if pid:
         return pid
     try:
-        for number in _SIGNALS:
+        for number in SIGNALS:
             signal.signal(number, signal.SIG_IGN if number != signal.SIGTERM else signal.SIG_DFL)
         root.signals.drop()
         root.listeners.close()

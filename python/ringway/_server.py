@@ -11,7 +11,7 @@ import warnings
 from typing import Any, Callable, Dict, Iterable, List, Mapping, NoReturn, Optional, Sequence, Tuple, Union
 
 from . import _prefork, _ringway
-from ._prefork import Limits
+from ._prefork import SIGNALS, Limits
 
 Address = Union[str, Tuple[Any, ...]]
 _Answer = Tuple[int, List[Tuple[str, str]], bytes]
@@ -33,7 +33,6 @@ _IGNORED = {
 }
 
 _SETTINGS = {row["key"] for row in _ringway.settings()}
-_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGUSR1, signal.SIGHUP)
 
 
 class Request:
@@ -76,7 +75,7 @@ class _Signals:
         self.before: Dict[int, Any] = {}
 
     def watch(self) -> List[int]:
-        for number in _SIGNALS:
+        for number in SIGNALS:
             current = signal.getsignal(number)
             # A SIGHUP that nohup has ignored stays ignored.
             if current is not signal.SIG_IGN and current != self.note:

@@ -111,19 +111,18 @@ fn duration(name: &str, text: &str) -> PyResult<Duration> {
 /// How the application is run.
 fn options_of(how: &How, config: &Config, is_cgi: bool) -> PyResult<wsgi::Options> {
     let mut options = wsgi::Options::default();
-    options.threads = if is_cgi { 1 } else { how.threads };
-    options.inline = how.inline && !is_cgi;
+    options.threads = how.threads;
+    options.inline = how.inline;
     options.queue_max = how.queue_max;
     options.queue_timeout = duration("queue_timeout", &how.queue_timeout)?;
     options.slow_log = duration("slow_log", &how.slow_log)?;
     options.request_timeout = config.request_timeout;
     options.stuck_max = how.stuck_max;
-    options.obeys_signals = how.signals && !is_cgi;
+    options.obeys_signals = how.signals;
     // Whoever spawned this process may have spawned more.
     options.multiprocess = how.multiprocess || config.listen.is_empty();
-    options.run_once = is_cgi;
     options.debug = how.debug;
-    Ok(options)
+    Ok(if is_cgi { options.once() } else { options })
 }
 
 /// ValueError for what the operator can set right, RuntimeError for what happened.

@@ -181,13 +181,7 @@ def stream(environ, start_response):
 
 @page
 def waits(environ, start_response):
-    ok(start_response)
-
-    def items():
-        yield b"first"
-        yield environ["wsgi.input"].read(2)
-
-    return Closing(environ, items())
+    return Closing(environ, stream(environ, start_response))
 
 
 @page

@@ -1,7 +1,7 @@
 //! One call of an application: `start_response`, `write`, and the body on its way out (PEP 3333).
 
 use std::os::unix::fs::FileExt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use bytes::Bytes;
 use pyo3::exceptions::{PyAssertionError, PyConnectionError, PyTypeError, PyValueError};
@@ -299,7 +299,7 @@ impl Call {
     }
 
     fn lock(&self) -> MutexGuard<'_, Answer> {
-        self.answer.lock().unwrap_or_else(PoisonError::into_inner)
+        super::lock(&self.answer)
     }
 }
 

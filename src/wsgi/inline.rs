@@ -9,7 +9,7 @@
 //! While the application runs, its worker does nothing else: this suits applications that compute, not those that wait.
 //! What would have the worker wait for itself goes to the threads.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use pyo3::prelude::*;
 
@@ -51,7 +51,7 @@ impl Inline {
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<Maker>> {
-        self.makers.lock().unwrap_or_else(PoisonError::into_inner)
+        super::lock(&self.makers)
     }
 }
 

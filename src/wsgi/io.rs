@@ -1,6 +1,6 @@
 //! `wsgi.input`, `wsgi.errors` and `wsgi.file_wrapper` (PEP 3333, "Input and Error Streams").
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use pyo3::exceptions::{PyOSError, PyTypeError};
@@ -10,6 +10,7 @@ use pyo3::types::{PyBytes, PyList, PyString};
 use crate::ReadError;
 
 use super::conversation::{Conversation, Output};
+use super::lock;
 
 /// What a line of an application without line ends may grow to before it is sent.
 const LINE_BYTES_MAX: usize = 8 << 10;
@@ -243,8 +244,4 @@ impl FileWrapper {
 /// The name of a value's type, for messages.
 pub(super) fn kind_of(value: &Bound<'_, PyAny>) -> String {
     value.get_type().name().map_or_else(|_| "something else".to_owned(), |name| name.to_string())
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -25,7 +25,7 @@ mod queue;
 mod threads;
 mod watch;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use pyo3::prelude::*;
@@ -90,6 +90,13 @@ impl Default for Options {
             run_once: false,
             debug: false,
         }
+    }
+}
+
+impl Options {
+    /// The same for a process that answers one request, as a CGI program does.
+    pub fn once(self) -> Options {
+        Options { threads: 1, inline: false, obeys_signals: false, run_once: true, ..self }
     }
 }
 
@@ -291,4 +298,9 @@ impl Answering {
 fn response(head: Head) -> Response {
     let start = Response::new(head.status).app_status(head.app_status);
     head.headers.into_iter().fold(start, |response, (name, value)| response.header(name, value))
+}
+
+/// Locks; nothing behind these locks is left half changed by a panic.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,7 +1,7 @@
 //! The Python threads of an application: started, given up where they are stuck, waited for at the end.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use pyo3::prelude::*;
@@ -148,6 +148,6 @@ impl Crew {
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<Member>> {
-        self.members.lock().unwrap_or_else(PoisonError::into_inner)
+        super::lock(&self.members)
     }
 }

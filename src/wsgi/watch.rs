@@ -9,7 +9,7 @@
 
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -124,7 +124,7 @@ impl Slot {
     }
 
     fn lock(&self) -> MutexGuard<'_, Option<Watched>> {
-        self.request.lock().unwrap_or_else(PoisonError::into_inner)
+        super::lock(&self.request)
     }
 }
 

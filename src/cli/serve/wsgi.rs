@@ -43,18 +43,18 @@ pub(super) struct PythonOptions {
 pub(super) fn serve(name: &str, options: &PythonOptions, config: Config) -> Result<(), Failure> {
     let is_cgi = super::is_cgi(&config);
     let mut wanted = wsgi::Options::default();
-    wanted.threads = if is_cgi { 1 } else { options.threads.into() };
-    wanted.inline = options.inline && !is_cgi;
+    wanted.threads = options.threads.into();
+    wanted.inline = options.inline;
     wanted.queue_max = options.queue_max as usize;
     wanted.queue_timeout = options.queue_timeout;
     wanted.slow_log = options.slow_log;
     wanted.request_timeout = config.request_timeout;
     wanted.stuck_max = options.stuck_max.into();
-    wanted.obeys_signals = !is_cgi;
+    wanted.obeys_signals = true;
     // Whoever spawned this process may have spawned more.
     wanted.multiprocess = config.listen.is_empty();
-    wanted.run_once = is_cgi;
     wanted.debug = options.debug;
+    let wanted = if is_cgi { wanted.once() } else { wanted };
     Python::initialize();
     let (application, mut threads) = Python::attach(|py| {
         let application = wsgi::load(py, name).map_err(Failure::running)?;
