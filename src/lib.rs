@@ -88,7 +88,7 @@ pub use self::{
         ReadError, Registry, Request, Responder, Response, Stderr, Stdin, Stdout, WriteError, ready,
     },
     proto::{RequestId, Role},
-    ring::{Choice, Chunk},
+    ring::{Choice, Chunk, Passage},
     server::{Builder, Handle, Listeners, Server},
 };
 #[cfg(feature = "http")]

@@ -60,6 +60,12 @@ metrics! {
     Counter connections_closed;
     /// Connections given to another worker to even out the load.
     Counter connections_handed_over;
+    /// Kept connections passed on to another process, by one that was being replaced.
+    Counter connections_passed_on;
+    /// Kept connections that a process being replaced closed, because no other one could take them.
+    Counter connections_not_passed_on;
+    /// Kept connections taken over from another process.
+    Counter connections_taken_over;
     /// Times that accepting failed, for want of descriptors for example.
     Counter accept_failures;
     /// Requests begun: their FCGI_BEGIN_REQUEST was taken.

@@ -9,7 +9,7 @@ use crate::config::{Config, Driver};
 use crate::engine::{Access, Around, Engine, HostKind, Order, Setup};
 use crate::handler::{Authorizer, Filter, MountError, Registry, Responder};
 use crate::metrics::Snapshot;
-use crate::ring::{self, Choice, Epoll, Listen, ListenOptions, Listener, PoolConfig, Uring};
+use crate::ring::{self, Choice, Epoll, Listen, ListenOptions, Listener, Passage, PoolConfig, Uring};
 use crate::{Error, Result};
 
 pub use listeners::Listeners;
@@ -38,8 +38,8 @@ impl Server {
     /// What a server is made from.
     pub fn builder() -> Builder {
         let (config, registry) = (Config::default(), Registry::default());
-        let (connections, given, around, bad_mount) = (Vec::new(), Vec::new(), Around::default(), None);
-        Builder { config, registry, connections, given, around, bad_mount }
+        let (connections, given, around) = (Vec::new(), Vec::new(), Around::default());
+        Builder { config, registry, connections, given, passage: None, around, bad_mount: None }
     }
 }
 
@@ -51,6 +51,7 @@ pub struct Builder {
     registry: Registry,
     connections: Vec<OwnedFd>,
     given: Vec<OwnedFd>,
+    passage: Option<Passage>,
     around: Around,
     bad_mount: Option<MountError>,
 }
@@ -75,6 +76,13 @@ impl Builder {
     /// be called several times. A server that is given some listens nowhere else, except where it is told to.
     pub fn listener(mut self, socket: impl Into<OwnedFd>) -> Builder {
         self.given.push(socket.into());
+        self
+    }
+
+    /// Takes over the connections that other processes pass on through `passage`. Once it is told to
+    /// [`retire`](Handle::retire), it passes on those that are kept here.
+    pub fn passage(mut self, passage: Passage) -> Builder {
+        self.passage = Some(passage);
         self
     }
 
@@ -195,6 +203,7 @@ impl Builder {
             listeners,
             connections,
             access,
+            passage: self.passage,
             around,
         };
         let engine = if is_uring {
@@ -300,6 +309,13 @@ impl Handle {
     /// Accepts no more, answers what has begun (within `drain_timeout`), then ends.
     pub fn drain(&self) {
         self.engine.control.command(Order::Drain);
+    }
+
+    /// As [`Handle::drain`], while other processes go on: with a [`Passage`] they are given the connections that web
+    /// servers keep, each as soon as nothing is under way on it. What its web server sends meanwhile is theirs to
+    /// answer. Without a passage, or where nobody takes them, such connections are closed.
+    pub fn retire(&self) {
+        self.engine.control.command(Order::Retire);
     }
 
     /// Ends at once; requests in flight get no answer.

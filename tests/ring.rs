@@ -59,6 +59,7 @@ suite! {
     earlier_lives_are_silent,
     sockets_are_handed_over_between_threads,
     a_socket_that_nobody_takes_comes_back,
+    a_socket_that_is_let_go_goes_on_with_its_duplicate,
     a_waker_ends_the_sleep,
     a_waker_used_before_the_turn_is_seen,
     the_alarm_rings_once_and_not_before_its_time,
@@ -424,6 +425,37 @@ fn a_socket_that_nobody_takes_comes_back<W: World>(world: W) {
         }
         other => panic!("{other:?}"),
     }
+}
+
+fn a_socket_that_is_let_go_goes_on_with_its_duplicate<W: World>(world: W) {
+    let (mut crank, mut other) = (Crank::new(&world), Crank::new(&world));
+    world.listen(&mut crank.ring, true);
+    let (descriptor, token, mut peer) = crank.connect_and_recv();
+    assert_eq!(peer.send(b"hello"), 5);
+    assert_eq!(crank.receive(token, 5), b"hello");
+    // Long enough for whatever the driver registers.
+    crank.settle();
+    crank.ring.recv_stop(descriptor);
+    assert!(matches!(crank.next(), Completion::RecvStopped { .. }));
+    // A simulated one has no descriptor.
+    let Some(socket) = crank.ring.descriptor_fd(descriptor) else { return };
+    let socket = socket.try_clone_to_owned().unwrap();
+    assert_eq!(peer.send(b"early"), 5);
+    crank.ring.let_go(descriptor, token);
+    assert!(matches!(crank.next(), Completion::Closed { .. }));
+    let (descriptor, token) = (other.ring.adopt(LISTENER, socket).unwrap(), other.token());
+    // The first ring sleeps until its alarm, whatever is there to be received.
+    crank.ring.alarm(Some(crank.ring.now() + Duration::from_millis(30)));
+    let turns = (1..).find(|_| crank.turn(Wait::UntilCompletion) > 0);
+    assert!(turns <= Some(3), "{turns:?} turns");
+    assert!(matches!(crank.next(), Completion::Alarm));
+    assert_eq!(peer.send(b" late"), 5);
+    other.ring.recv(descriptor, token);
+    assert_eq!(other.receive(token, 10), b"early late");
+    drop(crank);
+    other.ring.send(descriptor, token, output(b"an answer"));
+    assert_eq!(other.heard(&mut *peer, 9).0, b"an answer");
+    other.sent(token).unwrap();
 }
 
 fn a_waker_ends_the_sleep<W: World>(world: W) {

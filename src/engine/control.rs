@@ -1,11 +1,13 @@
-//! What the workers share: orders from outside, and how many connections each has.
+//! What the workers share: orders from outside, connections from other processes, and how many each has.
 
+use std::os::fd::OwnedFd;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 
+use crossbeam::queue::SegQueue;
 use crossbeam::utils::CachePadded;
 
-use crate::ring::Waker;
+use crate::ring::{ListenerId, Waker};
 
 /// What the workers are to do. Orders only rise.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -13,37 +15,43 @@ use crate::ring::Waker;
 pub(crate) enum Order {
     /// Serve.
     Serve = 0,
+    /// As `Drain`, but other processes go on: they are passed the connections that are kept.
+    Retire = 1,
     /// Accept no more, finish what has begun.
-    Drain = 1,
+    Drain = 2,
     /// Leave everything.
-    Stop = 2,
+    Stop = 3,
 }
 
 /// See the module's documentation.
 #[derive(Debug)]
 pub(crate) struct Control {
     order: AtomicU8,
-    /// Workers that may still hand connections to others.
+    /// Who may still hand connections to workers: workers, and the one that receives from other processes.
     accepting: AtomicUsize,
     pub(crate) loads: Loads,
-    /// One for each worker, once all are there.
+    /// One for each worker, once all are there; then that of the one that receives.
     wakers: OnceLock<Vec<Waker>>,
+    /// For each worker the connections that it is to take over.
+    arrivals: Box<[SegQueue<(ListenerId, OwnedFd)>]>,
 }
 
 impl Control {
-    pub(crate) fn new(workers: usize) -> Control {
+    pub(crate) fn new(workers: usize, receives: bool) -> Control {
         Control {
             order: AtomicU8::new(Order::Serve as u8),
-            accepting: AtomicUsize::new(workers),
+            accepting: AtomicUsize::new(workers + usize::from(receives)),
             loads: Loads((0..workers).map(|_| CachePadded::default()).collect()),
             wakers: OnceLock::new(),
+            arrivals: (0..workers).map(|_| SegQueue::new()).collect(),
         }
     }
 
     pub(crate) fn order(&self) -> Order {
         match self.order.load(Ordering::Acquire) {
             0 => Order::Serve,
-            1 => Order::Drain,
+            1 => Order::Retire,
+            2 => Order::Drain,
             _ => Order::Stop,
         }
     }
@@ -64,7 +72,21 @@ impl Control {
         self.wakers.get().into_iter().flatten().for_each(Waker::wake);
     }
 
-    /// One worker accepts no more.
+    /// Gives a connection to the worker with the fewest.
+    pub(crate) fn deliver(&self, listener: ListenerId, socket: OwnedFd) {
+        let to = self.loads.least();
+        // It counts from here on, so that the worker does not end before it has it.
+        self.loads.add(to);
+        self.arrivals[to].push((listener, socket));
+        self.wakers.get().and_then(|wakers| wakers.get(to)).into_iter().for_each(Waker::wake);
+    }
+
+    /// A connection that was delivered to this worker.
+    pub(crate) fn take_arrival(&self, worker: usize) -> Option<(ListenerId, OwnedFd)> {
+        self.arrivals[worker].pop()
+    }
+
+    /// One of them hands connections to nobody any more.
     pub(crate) fn stopped_accepting(&self) {
         self.accepting.fetch_sub(1, Ordering::AcqRel);
     }
@@ -108,7 +130,7 @@ mod tests {
 
     #[test]
     fn connections_go_where_the_fewest_are() {
-        let control = Control::new(3);
+        let control = Control::new(3, false);
         for _ in 0..30 {
             control.loads.add(control.loads.least());
         }
@@ -120,9 +142,16 @@ mod tests {
 
     #[test]
     fn orders_only_rise() {
-        let control = Control::new(1);
-        control.command(Order::Stop);
-        control.command(Order::Drain);
-        assert_eq!(control.order(), Order::Stop);
+        let control = Control::new(1, false);
+        for (order, then) in [
+            (Order::Retire, Order::Retire),
+            (Order::Drain, Order::Drain),
+            (Order::Retire, Order::Drain),
+            (Order::Stop, Order::Stop),
+            (Order::Drain, Order::Stop),
+        ] {
+            control.command(order);
+            assert_eq!(control.order(), then);
+        }
     }
 }

@@ -15,8 +15,10 @@
 //! | `timer` | deadlines |
 //! | `control` | what the workers share |
 //! | `access` | which peers may connect |
+//! | `arrivals` | connections that other processes pass on |
 
 mod access;
+mod arrivals;
 mod control;
 mod host;
 mod peer;
@@ -37,17 +39,18 @@ use crate::Config;
 use crate::handler::{Paths, Registry, Site};
 use crate::metrics;
 use crate::proto::Limits;
-use crate::ring::{Failure, Listener, ListenerId, Ring, Waker};
+use crate::ring::{Failure, Listener, ListenerId, Passage, Ring, Waker};
 
 pub(crate) use access::Access;
 pub(crate) use control::{Control, Order};
 pub(crate) use host::Kind as HostKind;
 
+use arrivals::Arrivals;
 use host::HostError;
 use requests::Requests;
 use task::Wakeups;
 use timer::TimeLimits;
-use worker::{Parts, Worker};
+use worker::{Parts, Passing, Worker};
 
 /// What the engine needs to start.
 pub(crate) struct Setup {
@@ -61,6 +64,8 @@ pub(crate) struct Setup {
     pub(crate) connections: Vec<OwnedFd>,
     /// `None`: anybody may connect.
     pub(crate) access: Option<Access>,
+    /// To and from other processes with the same listeners.
+    pub(crate) passage: Option<Passage>,
     pub(crate) around: Around,
 }
 
@@ -90,6 +95,7 @@ pub(crate) struct Engine {
     pub(crate) control: Arc<Control>,
     pub(crate) metrics: Vec<Arc<metrics::Worker>>,
     threads: Vec<JoinHandle<Result<(), HostError>>>,
+    arrivals: Option<JoinHandle<()>>,
     /// Kept for what dropping them removes: the files of Unix sockets.
     listeners: Vec<Listener>,
 }
@@ -101,6 +107,10 @@ pub(crate) enum EngineError {
     Thread(#[from] std::io::Error),
     #[error("worker {worker}: {reason}")]
     Worker { worker: usize, reason: String },
+    #[error(
+        "what receives connections of other processes stopped by a mistake of ours, please report it: {0}"
+    )]
+    Arrivals(String),
 }
 
 /// What the workers know of a listener, by its number.
@@ -142,20 +152,24 @@ impl Engine {
         open: impl Fn() -> Result<R, Failure> + Send + Sync + 'static,
     ) -> Result<Engine, EngineError> {
         let open = Arc::new(open);
-        let control = Arc::new(Control::new(setup.workers));
+        let passage = setup.passage.take().map(Arc::new);
+        let control = Arc::new(Control::new(setup.workers, passage.is_some()));
         let bound: Arc<[Bound]> = {
             let given = setup.connections.iter().map(Bound::given);
             setup.listeners.iter().map(Bound::of).chain(given).collect()
         };
         let access = setup.access.take().map(Arc::new);
         let mut given = deal(setup.connections, setup.listeners.len(), setup.workers);
-        let asks_unix = access.as_ref().is_some_and(|access| access.asks_unix());
-        let shares = share_out(&mut setup.listeners, setup.workers, asks_unix);
+        // Only ordinary descriptors can be passed on.
+        let identify_unix = passage.is_some() || access.as_ref().is_some_and(|access| access.asks_unix());
+        let listeners_known = setup.listeners.len();
+        let shares = share_out(&mut setup.listeners, setup.workers, identify_unix);
         let (say_hello, hellos) = mpsc::channel::<Hello<R::Address>>();
         let mut engine = Engine {
             control: control.clone(),
             metrics: Vec::new(),
             threads: Vec::new(),
+            arrivals: None,
             listeners: setup.listeners,
         };
         let site = Arc::new(Site {
@@ -180,6 +194,7 @@ impl Engine {
                 metrics,
                 bound: bound.clone(),
                 access: access.clone(),
+                passing: passage.clone().map(|passage| Passing::new(passage, listeners_known)),
                 shares,
                 connections: std::mem::take(&mut given[index]),
                 core: cores.get(index % cores.len().max(1)).copied(),
@@ -191,7 +206,9 @@ impl Engine {
             engine.threads.push(thread);
         }
         drop(say_hello);
-        engine.meet(hellos, introductions)
+        let connections_max = setup.config.connections_max as usize;
+        let arrivals = passage.map(|passage| Arrivals::new(passage, control, connections_max)).transpose()?;
+        engine.meet(hellos, introductions, arrivals)
     }
 
     /// Waits until every worker has its ring, then tells each where the others are.
@@ -199,6 +216,7 @@ impl Engine {
         mut self,
         hellos: mpsc::Receiver<Hello<A>>,
         introductions: Vec<mpsc::Sender<Vec<A>>>,
+        arrivals: Option<Arrivals>,
     ) -> Result<Engine, EngineError> {
         let mut siblings: Vec<Option<(A, Waker)>> = (0..self.threads.len()).map(|_| None).collect();
         for (index, hello) in hellos.iter().take(self.threads.len()) {
@@ -212,7 +230,9 @@ impl Engine {
             return self.wait().and(Err(EngineError::Worker { worker: 0, reason: "did not start".into() }));
         };
         let addresses: Vec<A> = siblings.iter().map(|(address, _)| address.clone()).collect();
-        self.control.gather(siblings.into_iter().map(|(_, waker)| waker).collect());
+        let wakers = siblings.into_iter().map(|(_, waker)| waker);
+        self.control.gather(wakers.chain(arrivals.as_ref().map(Arrivals::waker)).collect());
+        self.arrivals = arrivals.map(Arrivals::start).transpose()?;
         for introduce in introductions {
             // A worker that is gone already says why when it is waited for.
             let _ = introduce.send(addresses.clone());
@@ -240,6 +260,12 @@ impl Engine {
                 outcome = Err(EngineError::Worker { worker, reason });
             }
         }
+        if let Some(arrivals) = self.arrivals.take()
+            && let Err(panic) = arrivals.join()
+            && outcome.is_ok()
+        {
+            outcome = Err(EngineError::Arrivals(task::panic_message(panic)));
+        }
         self.listeners.clear();
         outcome
     }
@@ -247,10 +273,10 @@ impl Engine {
 
 /// Gives each worker its sockets: one of every listener, or, of one with a shared queue, all to worker 0, which hands
 /// the connections round.
-fn share_out(listeners: &mut [Listener], workers: usize, asks_unix: bool) -> Vec<Vec<Share>> {
+fn share_out(listeners: &mut [Listener], workers: usize, identify_unix: bool) -> Vec<Vec<Share>> {
     let mut shares: Vec<Vec<Share>> = (0..workers).map(|_| Vec::new()).collect();
     for (number, listener) in listeners.iter_mut().enumerate() {
-        let (for_all, identify) = (listener.is_shared() && workers > 1, listener.is_tcp() || asks_unix);
+        let (for_all, identify) = (listener.is_shared() && workers > 1, listener.is_tcp() || identify_unix);
         let (wanted, in_turns) = (if listener.is_shared() { 1 } else { workers }, listener.is_inherited());
         for (worker, socket) in listener.take_sockets().into_iter().take(wanted).enumerate() {
             let listener = ListenerId(number as u32);
@@ -287,6 +313,7 @@ struct Seed {
     metrics: Arc<metrics::Worker>,
     bound: Arc<[Bound]>,
     access: Option<Arc<Access>>,
+    passing: Option<Passing>,
     shares: Vec<Share>,
     connections: Vec<(ListenerId, OwnedFd)>,
     core: Option<usize>,
@@ -332,6 +359,7 @@ impl Seed {
             requests,
             bound: self.bound,
             access: self.access,
+            passing: self.passing,
             metrics: self.metrics,
             limits,
             times: TimeLimits::of(&self.config),

@@ -5,6 +5,7 @@
 //!  accepted ──▶ │ receiving ⇄ paused, sending     │──▶ Lingering ──▶ Closing ──▶ closed
 //!               └─ input ended or broken ─────────┘     answered,      ring.close
 //!                  (what is complete is answered)       draining input
+//!                         Serving ⇄ Leaving ──▶ another process
 //! ```
 
 use std::collections::VecDeque;
@@ -27,6 +28,8 @@ const REQUESTS_KEPT: usize = 8;
 pub(crate) enum Phase {
     /// Requests are read and answered.
     Serving,
+    /// Nothing is under way, and receiving stops: as soon as it has, another process gets the connection.
+    Leaving,
     /// All is answered and our writing side is shut down; input is thrown away until the peer closes, or until this
     /// many more bytes (`linger_bytes`), so that closing does not reset the connection under the last answer.
     Lingering { bytes_left: u32 },
@@ -209,7 +212,7 @@ impl Peer {
         match self.phase {
             Phase::Closing => return (NEVER, Deadline::Linger),
             Phase::Lingering { .. } => return (after(self.since, limits.linger), Deadline::Linger),
-            Phase::Serving => {}
+            Phase::Serving | Phase::Leaving => {}
         }
         if self.in_flight > 0 {
             consider(after(self.sending_since, limits.send), Deadline::Send);

@@ -22,6 +22,11 @@ use super::requests::Requests;
 use super::timer::{Clock, Deadline, NEVER, Tick, TimeLimits, Timers};
 use super::{Bound, Share};
 
+mod passing;
+
+pub(crate) use passing::Passing;
+use passing::count_not_passed_on;
+
 /// Memory that an idle output block keeps.
 const OUTPUT_KEEP_BYTES: usize = 64 * 1024;
 
@@ -50,6 +55,7 @@ pub(crate) struct Parts {
     pub(crate) requests: Requests,
     pub(crate) bound: Arc<[Bound]>,
     pub(crate) access: Option<Arc<Access>>,
+    pub(crate) passing: Option<Passing>,
     pub(crate) metrics: Arc<metrics::Worker>,
     pub(crate) limits: Arc<Limits>,
     pub(crate) times: TimeLimits,
@@ -193,6 +199,7 @@ impl<R: Ring> Worker<R> {
 
     /// Drops every handler, while their runtime is still there.
     pub(crate) fn abandon(&mut self) {
+        self.tell_of_passing();
         let left = self.parts.requests.active;
         if left > 0 {
             tracing::warn!("worker {}: stopping with {left} requests unanswered", self.parts.index);
@@ -356,7 +363,7 @@ impl<R: Ring> Worker<R> {
                 }
                 return;
             }
-            Phase::Serving => {}
+            Phase::Serving | Phase::Leaving => peer.phase = Phase::Serving,
         }
         if peer.output.is_bare()
             && let Some(output) = self.outputs.pop()
@@ -382,7 +389,7 @@ impl<R: Ring> Worker<R> {
         match peer.phase {
             Phase::Closing => return,
             Phase::Lingering { .. } => return close(&mut self.ring, &self.parts, peer),
-            Phase::Serving => {}
+            Phase::Serving | Phase::Leaving => peer.phase = Phase::Serving,
         }
         self.parts.requests.abort_incomplete(peer);
         if peer.is_tcp {
@@ -517,8 +524,10 @@ impl<R: Ring> Worker<R> {
     /// Brings a peer's operations in line with its state: gather, send, receive, end.
     fn settle(&mut self, token: Token) {
         let Some(peer) = peer_of(&mut self.peers, token) else { return };
-        if peer.phase != Phase::Serving {
-            return;
+        match peer.phase {
+            Phase::Serving => {}
+            Phase::Leaving => return self.leave(token),
+            Phase::Lingering { .. } | Phase::Closing => return,
         }
         if !peer.backlog.is_empty() {
             self.parts.requests.gather(peer);
@@ -625,6 +634,11 @@ impl<R: Ring> Worker<R> {
             next = next.min(if now < grace { grace } else { since.saturating_add(self.parts.times.drain) });
             // Whether the siblings still accept is not an event: look again.
             next = next.min(now + DRAIN_GRACE);
+            if let Some(full_until) = self.parts.passing.as_ref().map(|passing| passing.full_until)
+                && full_until > now
+            {
+                next = next.min(full_until);
+            }
         }
         if next < self.alarm_at {
             self.alarm_at = next;
@@ -632,9 +646,10 @@ impl<R: Ring> Worker<R> {
         }
     }
 
-    /// Another thread has left an order.
+    /// Another thread has left an order, or a connection.
     fn obey(&mut self) {
-        if self.parts.control.order() >= Order::Drain && self.draining == Draining::No {
+        self.take_arrivals();
+        if self.parts.control.order() > Order::Serve && self.draining == Draining::No {
             self.draining = Draining::Since(self.clock.now());
             for accepting in &mut self.listeners {
                 accepting.resume_at = NEVER;
@@ -646,12 +661,16 @@ impl<R: Ring> Worker<R> {
         }
     }
 
-    /// While draining: connections on which nothing happens are ended.
+    /// While draining: connections on which nothing happens are ended, here at least.
     fn end_quiet_peers(&mut self) {
         let now = self.clock.now();
+        if self.dismiss_quiet_peers() {
+            return;
+        }
         for (_, peer) in &mut self.peers {
             let is_quiet = peer.connection.is_idle() && peer.unsent() == 0;
             if peer.phase == Phase::Serving && is_quiet {
+                count_not_passed_on(&self.parts);
                 finish(&mut self.ring, &self.parts, peer, now);
                 schedule(&mut self.timers, peer, &self.parts.times, now);
             }

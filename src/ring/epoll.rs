@@ -730,6 +730,18 @@ impl Ring for Epoll {
         self.queue.push_back(Completion::Closed { token });
     }
 
+    fn let_go(&mut self, descriptor: Descriptor, token: Token) {
+        let socket = &self.sockets[descriptor.0 as usize];
+        debug_assert!(!socket.is_receiving && socket.sending.is_none(), "nothing is in progress");
+        if !socket.interest.is_empty() {
+            // Closing alone would leave a socket registered whose duplicates are open elsewhere.
+            self.syscalls += 1;
+            let result = epoll::delete(&self.epoll, &socket.fd);
+            debug_assert!(result.is_ok(), "it was registered");
+        }
+        self.close(descriptor, token);
+    }
+
     fn hand_over(&mut self, descriptor: Descriptor, listener: ListenerId, to: &EpollAddress) {
         let socket = self.sockets.remove(descriptor.0 as usize);
         debug_assert!(socket.interest.is_empty() && !socket.is_receiving, "no operation was started");

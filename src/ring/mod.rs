@@ -5,7 +5,7 @@
 //! io_uring) and `sim` (no kernel at all: seeded, in memory, fails on request).
 //!
 //! ```text
-//!            accept · recv · send · shutdown · close · hand_over · alarm
+//!            accept · recv · send · shutdown · close · hand_over · let_go · alarm
 //!   engine ──────────────────────────────────────────────────────────────▶ ring ──▶ kernel
 //!          ◀──────────────────────────────────────────────────────────────
 //!            Accepted · Received · Sent · End · Closed · Alarm · Woken
@@ -22,6 +22,7 @@
 mod buffer;
 mod epoll;
 mod output;
+mod passage;
 mod probe;
 pub(crate) mod signal;
 mod sim;
@@ -38,6 +39,7 @@ use std::time::Instant;
 pub use buffer::{Chunk, Pool, PoolConfig};
 pub use epoll::{Epoll, EpollAddress};
 pub use output::Output;
+pub use passage::Passage;
 pub use probe::{Availability, Choice, Driver, Unavailable, availability, choose};
 pub use sim::{Sim, SimAddress, SimFaults, SimNetwork, SimPeer, SimStatus};
 pub use socket::{Listen, ListenError, ListenFault, ListenOptions, Listener};
@@ -218,6 +220,10 @@ pub trait Ring: Sized {
     /// Closes the socket in three steps; `Closed` follows.
     fn close(&mut self, descriptor: Descriptor, token: Token);
 
+    /// As [`Ring::close`] for a socket that others have a duplicate of: the connection goes on with them. Nothing may
+    /// be in progress on it.
+    fn let_go(&mut self, descriptor: Descriptor, token: Token);
+
     /// Gives a just accepted socket, on which no operation was started, to another ring, which reports it as
     /// `Accepted`. If that ring cannot take it, this ring reports it as `Accepted` again.
     fn hand_over(&mut self, descriptor: Descriptor, listener: ListenerId, to: &Self::Address);
@@ -284,6 +290,7 @@ pub enum Operation {
     Shutdown,
     Close,
     HandOver,
+    PassOn,
     Wait,
 }
 
@@ -298,6 +305,7 @@ impl fmt::Display for Operation {
             Operation::Shutdown => "shutdown",
             Operation::Close => "close",
             Operation::HandOver => "handing a connection to another worker",
+            Operation::PassOn => "passing a connection on to another process",
             Operation::Wait => "waiting for completions",
         })
     }
@@ -315,7 +323,7 @@ pub struct Failure {
 /// What a failure means for those who asked.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Fate {
-    /// A shortage that passes: try again after a pause (EMFILE, ENFILE, ENOBUFS, ENOMEM, EAGAIN, EINTR).
+    /// A shortage that passes: try again after a pause (EMFILE, ENFILE, ENOBUFS, ENOMEM, EAGAIN, EINTR and the like).
     Retry,
     /// The peer went away (EPIPE, ECONNRESET and the like): ordinary, its connection ends.
     PeerGone,
@@ -337,6 +345,8 @@ impl Failure {
             (_, libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM | libc::EAGAIN | libc::EINTR) => {
                 Fate::Retry
             }
+            // sendmsg(2): more descriptors are on their way already than this user may have.
+            (Operation::PassOn, libc::ETOOMANYREFS) => Fate::Retry,
             // accept(2): errors of the new connection itself, passed on by Linux; the next one may be fine.
             (Operation::Accept, _) => Fate::Retry,
             (_, libc::EPIPE | libc::ECONNRESET | libc::ECONNABORTED | libc::ENOTCONN | libc::ETIMEDOUT) => {

@@ -432,6 +432,11 @@ impl Ring for Sim {
         (socket.token, socket.is_closing) = (token, true);
     }
 
+    /// Nobody has a duplicate of a simulated connection: it ends.
+    fn let_go(&mut self, descriptor: Descriptor, token: Token) {
+        self.close(descriptor, token);
+    }
+
     fn hand_over(&mut self, descriptor: Descriptor, listener: ListenerId, to: &SimAddress) {
         let wire = descriptor.0;
         let socket = self.sockets.remove(&wire).expect("the socket belongs to this ring");

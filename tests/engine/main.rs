@@ -16,6 +16,7 @@ mod app;
 mod bodies;
 mod deadlines;
 mod framing;
+mod handover;
 mod lifecycle;
 mod notify;
 mod paths;

@@ -690,6 +690,15 @@ impl Ring for Uring {
         self.queue.push(quiet(opcode::AsyncCancel2::new(everything.all()).build()));
     }
 
+    fn let_go(&mut self, descriptor: Descriptor, token: Token) {
+        let is_at_rest = |socket: &socket::Socket| {
+            socket.receiving == Receiving::Off && socket.sending.is_none() && !socket.is_shutting_down
+        };
+        debug_assert!(self.sockets.get(descriptor).is_none_or(is_at_rest), "nothing is in progress");
+        // With nothing in progress that only gives the descriptor back.
+        self.close(descriptor, token);
+    }
+
     fn hand_over(&mut self, descriptor: Descriptor, listener: ListenerId, to: &UringAddress) {
         self.send_socket(descriptor, listener, to);
     }
