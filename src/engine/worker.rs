@@ -92,6 +92,8 @@ pub(crate) struct Worker<R: Ring> {
     alarm_at: Tick,
     draining: Draining,
     said_accepting_is_over: bool,
+    /// No new requests are received beside others, so that each connection comes to rest.
+    makes_gaps: bool,
     /// Peers that have something to do as soon as their output is sent.
     awaiting_sent: usize,
 }
@@ -123,6 +125,7 @@ impl<R: Ring> Worker<R> {
             alarm_at: NEVER,
             draining: Draining::No,
             said_accepting_is_over: false,
+            makes_gaps: false,
             awaiting_sent: 0,
         }
     }
@@ -545,7 +548,8 @@ impl<R: Ring> Worker<R> {
             finish(&mut self.ring, &self.parts, peer, self.clock.now());
         } else {
             let too_much = peer.paused_requests > 0 || peer.unsent() >= 2 * self.parts.output_high;
-            receive(&mut self.ring, peer, !too_much && !peer.awaits_nothing());
+            let is_for_later = self.makes_gaps && passing::has_all_of_its_requests(peer);
+            receive(&mut self.ring, peer, !too_much && !is_for_later && !peer.awaits_nothing());
             if peer.input == Input::Ended && !peer.is_watched {
                 peer.is_watched = true;
                 self.ring.watch_hang_up(peer.descriptor, token);
@@ -570,6 +574,7 @@ impl<R: Ring> Worker<R> {
         if let Draining::Since(since) = self.draining
             && now >= since + DRAIN_GRACE
         {
+            self.make_gaps(now - since);
             self.end_quiet_peers();
             // What was accepted before has been reported by now.
             if !std::mem::replace(&mut self.said_accepting_is_over, true) {

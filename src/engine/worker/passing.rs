@@ -5,8 +5,11 @@
 //!                                  └────── bytes came ───▶ Serving: answered first, then tried again
 //! ```
 //!
-//! What the web server sends from then on waits in the socket's own buffer for the process that takes over.
+//! What the web server sends from then on waits in the socket's own buffer for the process that takes over. So it does
+//! where a web server multiplexes without a pause: now and then nothing is received for a while, until what has begun
+//! is answered.
 
+use std::ops::Range;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
@@ -25,6 +28,9 @@ const FULL_PAUSE: Tick = 10;
 
 /// A passage that was full for so long has nobody at its end.
 const PATIENCE: Tick = 1_000;
+
+/// Of so much time since it began to drain the worker makes gaps in this part.
+const GAPS: (Tick, Range<Tick>) = (4_000, 1_000..2_000);
 
 /// A worker's way to other processes.
 pub(crate) struct Passing {
@@ -49,6 +55,14 @@ impl<R: Ring> Worker<R> {
     fn passes_on(&self) -> bool {
         let is_open = self.parts.passing.as_ref().is_some_and(|passing| !passing.is_shut);
         is_open && self.draining != Draining::No && self.parts.control.order() == Order::Retire
+    }
+
+    /// Begins or ends a time of gaps. (Not all the time: a request that takes long would keep all others waiting.)
+    pub(super) fn make_gaps(&mut self, since: Tick) {
+        let is_time = self.passes_on() && GAPS.1.contains(&(since % GAPS.0));
+        if std::mem::replace(&mut self.makes_gaps, is_time) != is_time {
+            self.peers.iter_mut().for_each(|(_, peer)| mark(&mut self.dirty, peer));
+        }
     }
 
     /// While retiring: connections on which nothing happens take leave. Whether that is the way to end them.
@@ -151,6 +165,11 @@ impl<R: Ring> Worker<R> {
             );
         }
     }
+}
+
+/// Nothing is still to come of what has begun.
+pub(super) fn has_all_of_its_requests(peer: &Peer) -> bool {
+    !peer.connection.mid_record() && peer.connection.incomplete().next().is_none()
 }
 
 /// A quiet connection is closed; counts it if it was to be passed on.
