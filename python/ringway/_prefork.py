@@ -5,9 +5,10 @@
             ├── worker process ── engine, threads
             └── worker process ── engine, threads
 
-Each level is a `Master` with its children. A parent talks to a child over two pipes: orders go down ("d": drain, "s":
-stop, and the end of the pipe when the parent is gone: drain), reports come up ("ready", "retire REASON"). A child that
-retires serves until another one is ready in its place.
+Each level is a `Master` with its children. A parent talks to a child over two pipes: orders go down ("r": retire, since
+others go on, which are passed the connections that web servers keep; "d": drain; "s": stop; and the end of the pipe
+when the parent is gone: drain), reports come up ("ready", "retire REASON"). A child that retires serves until another
+one is ready in its place.
 """
 
 import atexit
@@ -301,7 +302,8 @@ class Master:
             if order == "s":
                 self.stop()
             else:
-                self.drain("told to" if self.post and self.post.is_open else "the parent process is gone")
+                is_told = self.post and self.post.is_open
+                self.drain("told to" if is_told else "the parent process is gone", order.encode())
 
     def signalled(self, number: int) -> None:
         name, now = signal.Signals(number).name, time.monotonic()
@@ -321,15 +323,16 @@ class Master:
             log("warn", "%s: stopping now" % name)
             self.stop()
 
-    def drain(self, reason: str) -> None:
-        if self.state != "serve":
+    def drain(self, reason: str, order: bytes = b"d") -> None:
+        """Has all children end: "r" where other processes go on, which may turn into "d" later."""
+        if self.state != "serve" and (self.state != "retire" or order == b"r"):
             return
-        self.state = "drain"
+        self.state = "retire" if order == b"r" else "drain"
         if self.notifier:
             self.notifier.tell("STOPPING=1")
         self.listeners.close()
         for child in self.children():
-            child.order(b"d", reason, self.patience())
+            child.order(order, reason, self.patience())
 
     def stop(self) -> None:
         self.state = "stop"
@@ -431,7 +434,7 @@ class Master:
         child.is_ready = True
         if child is slot.next:
             before, slot.current, slot.next, slot.is_trial = slot.current, child, None, False
-            before.order(b"d", "replaced", self.patience())
+            before.order(b"r", "replaced", self.patience())
             self.leaving.append(before)
             if slot.is_old:
                 self.try_anew(slot)
@@ -568,7 +571,7 @@ def work(server: Any, listeners: _ringway.Listeners, post: Post, signals: Signal
     begun = time.monotonic()
     post.say("ready")
     every = 0.1 if limits.requests else 1.0
-    is_draining = has_asked = False
+    has_asked = False
     poll = select.poll()
     poll.register(signals.pipe, select.POLLIN)
     poll.register(post.orders, select.POLLIN)
@@ -578,14 +581,17 @@ def work(server: Any, listeners: _ringway.Listeners, post: Post, signals: Signal
         if not post.is_open and orders:
             poll.unregister(post.orders)
         for number in signals.take():
-            orders += "d"
+            orders += "r"
             post.say("retire " + signal.Signals(number).name)
         if "s" in orders:
             running.stop()
             os._exit(1)
-        if orders and not is_draining:
-            is_draining, every = True, 0.02
+        if "d" in orders:
             running.drain()
+        elif orders:
+            running.retire()
+        if orders:
+            every = 0.02
         reason = limits.reached(running, time.monotonic() - begun)
         if reason and not has_asked:
             has_asked = True

@@ -6,7 +6,7 @@ use std::time::Duration;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 use ringway::wsgi::{Application, Hooks, Threads};
-use ringway::{Handle, Server, as_cgi};
+use ringway::{Handle, Passage, Server, as_cgi};
 
 use super::logging::Logging;
 use super::{How, JOIN_TIMEOUT, duration, failure, options_of, read, start_log};
@@ -16,6 +16,8 @@ use super::{How, JOIN_TIMEOUT, duration, failure, options_of, read, start_log};
 pub(super) struct Listeners {
     /// `None` once their files were removed.
     bound: Mutex<Option<ringway::Listeners>>,
+    /// By which a process that is replaced passes the connections that it keeps on to the others.
+    passage: Mutex<Option<Passage>>,
     drain_timeout: Duration,
     is_spawned: bool,
 }
@@ -30,6 +32,7 @@ impl Listeners {
     /// Listens no more in this process.
     fn close(&self) {
         lock(&self.bound).iter_mut().for_each(ringway::Listeners::close);
+        *lock(&self.passage) = None;
     }
 
     /// Removes the files of Unix sockets.
@@ -56,8 +59,14 @@ pub(super) fn bind(settings: Vec<(String, Vec<String>)>, how: How) -> PyResult<L
     let config = read(&settings).map_err(|error| failure(error.into()))?;
     start_log(&how.log)?;
     let bound = ringway::Listeners::bind(&config).map_err(failure)?;
+    let passage = Passage::new()?;
     let is_spawned = config.listen.iter().all(|address| address == "fd:0");
-    Ok(Listeners { bound: Mutex::new(Some(bound)), drain_timeout: config.drain_timeout, is_spawned })
+    Ok(Listeners {
+        bound: Mutex::new(Some(bound)),
+        passage: Mutex::new(Some(passage)),
+        drain_timeout: config.drain_timeout,
+        is_spawned,
+    })
 }
 
 /// A line in the log: `error`, `warn` or `info`.
@@ -100,6 +109,11 @@ impl Running {
     /// Requests that have begun so far.
     fn requests(&self) -> u64 {
         lock(&self.state).0.metrics().requests_begun
+    }
+
+    /// As `drain`, while other processes go on: they take over the connections that are kept.
+    fn retire(&self) {
+        lock(&self.state).0.retire();
     }
 
     /// Accepts no more, answers what has begun, then ends.
@@ -150,6 +164,10 @@ pub(super) fn start(
     let mount = config.mount.clone();
     let server = application.mount(Server::builder().config(config), &mount);
     let server = sockets.into_iter().fold(server, ringway::Builder::listener);
+    let server = match lock(&listeners.passage).take() {
+        Some(passage) => server.passage(passage),
+        None => server,
+    };
     let handle = py.detach(|| server.start()).map_err(failure)?;
     Ok(Running { state: Mutex::new((handle, threads)), logging: Mutex::new(logging) })
 }

@@ -64,6 +64,11 @@ def echo(environ, start_response):
 
 
 @page
+def posted(environ, start_response):
+    return text(start_response, "%d %s" % (os.getpid(), environ["wsgi.input"].read().decode()))
+
+
+@page
 def write(environ, start_response):
     write = ok(start_response)
     write(b"one ")

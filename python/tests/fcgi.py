@@ -77,12 +77,12 @@ def connect(address):
             time.sleep(0.02)
 
 
-def begin(sock, pairs):
+def begin(sock, pairs, keep_conn=False):
     encoded = b"".join(
         pair(name.encode(), value if isinstance(value, bytes) else value.encode("latin-1"))
         for name, value in pairs.items()
     )
-    sock.sendall(record(BEGIN, struct.pack("!HB5x", 1, 0)) + record(PARAMS, encoded) + record(PARAMS, b""))
+    sock.sendall(record(BEGIN, struct.pack("!HB5x", 1, keep_conn)) + record(PARAMS, encoded) + record(PARAMS, b""))
 
 
 def send_body(sock, body):

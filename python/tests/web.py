@@ -20,6 +20,7 @@ FOREGROUND = {
     "nginx": ("nginx", "-g", "daemon off;", "-e", "stderr", "-c"),
     "apache": ("apache2", "-DFOREGROUND", "-f"),
     "lighttpd": ("lighttpd", "-D", "-f"),
+    "haproxy": ("haproxy", "-db", "-f"),
     "supervisor": ("supervisord", "--nodaemon", "-c"),
 }
 CHARACTERS_SHOWN = 5000
