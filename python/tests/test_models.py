@@ -226,6 +226,8 @@ def test_sighup_starts_the_application_anew_without_a_lost_request(folder, modul
 
 def test_too_many_deaths_end_the_server(folder):
     server = wsgi(folder, "apps:application", "--processes", "2", "--deaths-max", "2")
+    # What dies before all are ready did not start.
+    pids_of(server, 2)
     for _ in range(3):
         with contextlib.suppress(OSError):
             server.request("/dies")
