@@ -11,7 +11,7 @@ import warnings
 from typing import Any, Callable, Dict, Iterable, List, Mapping, NoReturn, Optional, Sequence, Tuple, Union
 
 from . import _prefork, _ringway
-from ._prefork import SIGNALS, Limits
+from ._worker import SIGNALS, Limits
 
 Address = Union[str, Tuple[Any, ...]]
 _Answer = Tuple[int, List[Tuple[str, str]], bytes]

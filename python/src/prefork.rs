@@ -1,4 +1,4 @@
-//! A parent process that listens, and children that serve; `ringway/_prefork.py` drives both.
+//! A parent process that listens, and children that serve; `ringway/_prefork.py` and `_worker.py` drive them.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
