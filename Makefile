@@ -106,6 +106,7 @@ python: wheel
 	rm -rf $(TEST_VENV)
 	$(PYTHON) -m venv $(TEST_VENV)
 	$(TEST_VENV)/bin/pip install -q $(WHEELS)/*.whl -r python/tests/requirements.txt
+	cd python && $(TEST_VENV)/bin/python -m mypy --strict --cache-dir $(TARGET)/mypy ringway
 	RINGWAY_REQUIRE=$(RINGWAY_REQUIRE) RINGWAY_WHEEL=$$(ls $(WHEELS)/*.whl) \
 	  $(TEST_VENV)/bin/python -m pytest -q -p no:cacheprovider python/tests
 	RINGWAY_REQUIRE=$(RINGWAY_REQUIRE) RINGWAY_PROBE="$(TEST_VENV)/bin/ringway-wsgi ringway.probe:application" \

@@ -5,7 +5,7 @@ import faulthandler
 import importlib.util
 import os
 import sys
-from typing import Any, Callable, List, Optional
+from typing import Any, Callable, Dict, List, Optional
 
 from . import _check, _config, _ringway
 from ._prefork import Later, command
@@ -120,14 +120,14 @@ def parser() -> argparse.ArgumentParser:
         default="stderr",
         help="where the log goes; logging: the loggers 'ringway' of Python's logging [default: %(default)s]",
     )
-    groups = {}
+    groups: Dict[str, Any] = {}
     for row in _ringway.settings():
         group = groups.get(row["section"]) or result.add_argument_group(row["section"])
         groups[row["section"]] = group
         text = row["doc"].replace("%", "%%")
         if row["default"]:
             text += " [default: %s]" % row["default"]
-        names = {"dest": "setting_" + row["key"], "help": text, "metavar": row["placeholder"]}
+        names: Dict[str, Any] = {"dest": "setting_" + row["key"], "help": text, "metavar": row["placeholder"]}
         if row["is_list"]:
             group.add_argument("--" + row["flag"], action="append", **names)
         elif row["is_switch"]:
