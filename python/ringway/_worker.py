@@ -1,4 +1,4 @@
-"""A worker process: it serves, listens to its parent, and says when it should be replaced. `_prefork.py` is the parent."""
+"""A worker process: it serves, obeys its parent (`_prefork.py`), and says when it should be replaced."""
 
 import contextlib
 import logging

@@ -99,6 +99,18 @@ def test_apache_that_starts_ringway_wsgi(folder):
         visitors.all_of_flask(site)
 
 
+def test_apache_that_starts_several_processes_at_once(folder):
+    """mod_fcgid knows one process, which has others for its requests, and takes them along at the end."""
+    Recipe(folder, "Apache that starts the application")
+    command = "/usr/bin/env -C %s %s -m ringway app:app --processes 2" % (folder, interpreter(folder))
+    flags = ["--way", "fcgid", "--app", command, "--processes", "1"]
+    with web.site(folder, "apache", "/my/app", *flags) as site:
+        visitors.all_of_flask(site)
+        pids = visitors.processes(site, 2)
+    assert len(pids) == 2
+    web.wait_until(lambda: not any(os.path.exists("/proc/%d" % pid) for pid in pids))
+
+
 @MOUNTS
 def test_apache_htaccess_and_nothing_else(folder, mount):
     """A shared host, where the configuration is somebody else's."""
