@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::OnceLock;
 use std::task::{Context, Poll};
 
+use smallvec::SmallVec;
 use tokio::sync::Notify;
 
 use crate::handler::{Params, Request, Stdin};
@@ -22,7 +23,7 @@ pub struct FastCgi(Arc<Shared>);
 
 struct Shared {
     params: Params,
-    script_name: Box<[u8]>,
+    script_name: SmallVec<[u8; 16]>,
     peer: Option<SocketAddr>,
     id: RequestId,
     role: Role,
@@ -44,7 +45,7 @@ impl FastCgi {
     pub(super) fn of(request: &Request) -> FastCgi {
         FastCgi(Arc::new(Shared {
             params: request.params().clone(),
-            script_name: request.script_name().into(),
+            script_name: SmallVec::from_slice(&request.script_name()),
             peer: request.peer(),
             id: request.id(),
             role: request.role(),
@@ -167,6 +168,10 @@ impl Ending {
 
 impl Drop for Ending {
     fn drop(&mut self) {
+        // Mostly the service is done with the request, and nobody is there to be told.
+        if Arc::strong_count(&self.request.0) == 1 {
+            return;
+        }
         self.request.pipe().close();
         // Set here alone, once.
         let _ = self.request.0.outcome.set(self.outcome);

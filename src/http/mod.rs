@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   Request ──▶ http::Request<Body> ──▶ tower::Service ──▶ http::Response<B> ──▶ Response
-//!               request, uri, names      worker              response
+//!               request, uri, headers    worker              response
 //! ```
 //!
 //! Any `tower::Service<http::Request<Body>>` whose answers have an [`http_body::Body`] is served:
@@ -74,7 +74,9 @@
 
 mod body;
 mod context;
+mod headers;
 mod names;
+mod recent;
 mod request;
 mod response;
 mod uri;
@@ -214,18 +216,19 @@ where
     fn respond(&self, request: Request) -> impl Future<Output = Response> + 'static {
         let instance = self.instances.of_this_worker(|| (self.make)(), &self.extend);
         let limit = self.ready_timeout;
-        // A request is some hundred bytes: it is made where it stays until it is called with.
         async move {
-            let (http_request, mut ending) = match request::build(&request, instance.extend()) {
-                Ok(built) => built,
-                Err(refused) => return Response::failure(refused),
-            };
-            let is_head = http_request.method() == http::Method::HEAD;
             if let Err(not_ready) = instance.ready(limit).await {
                 return refuse(not_ready);
             }
+            // Kept over no await, so that the future has no room for it.
+            let mut made = http::Request::new(Body::empty());
+            let mut ending = match instance.fill(&mut made, &request) {
+                Ok(ending) => ending,
+                Err(refused) => return Response::failure(refused),
+            };
+            let is_head = made.method() == http::Method::HEAD;
             let answer = {
-                let mut answer = pin!(instance.call(http_request));
+                let mut answer = pin!(instance.call(made));
                 poll_fn(|cx| ending.poll_pumping(cx, |cx| answer.as_mut().poll(cx))).await
             };
             let mut answer = match answer {
@@ -234,7 +237,8 @@ where
             };
             if let Some(file) = answer.extensions_mut().remove::<File>() {
                 ending.answered();
-                return response::with_file(answer.headers(), file, &request).await;
+                // Boxed, for it is large.
+                return Box::pin(response::with_file(answer.headers(), file, &request)).await;
             }
             match response::plan(&answer, is_head) {
                 Plan::Refuse(failure) => Response::failure(failure),

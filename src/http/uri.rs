@@ -10,6 +10,8 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_encode};
 use crate::handler::Params;
 use crate::proto::WellKnown;
 
+use super::recent::{Recent, Views};
+
 /// What a path needs no escape for (RFC 3986 §3.3): `pchar` and `/`.
 const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'-')
@@ -44,18 +46,19 @@ pub(super) enum Bad {
 pub(super) fn original(params: &Params) -> Result<Uri, Bad> {
     let (front, back) = sent(params);
     let path = || Cow::Owned([front, back].concat());
-    below(params, b"", path, &params.clone().into_bytes().into_bytes())
+    below(params, b"", path, &Views::new(params), &mut Recent::default())
 }
 
-/// The URI below the script name. `path_info` gives the rest of the path, decoded as the script name is; `bytes` are
-/// those of the params, and what can be is a view of them.
+/// The URI below the script name. `path_info` gives the rest of the path, decoded as the script name is; what is not
+/// known from a recent request is one of the `views` of the params where it can be.
 pub(super) fn below<'p>(
     params: &Params,
     script_name: &[u8],
     path_info: impl FnOnce() -> Cow<'p, [u8]>,
-    bytes: &Bytes,
+    views: &Views<'_>,
+    recent: &mut Recent,
 ) -> Result<Uri, Bad> {
-    let path_and_query = match target(params, script_name, bytes) {
+    let path_and_query = match target(params, script_name, views, recent) {
         Target::Asked(asked) => asked,
         Target::Rewritten => rebuilt(params, &path_info()),
     };
@@ -64,11 +67,12 @@ pub(super) fn below<'p>(
         Some(host) if !host.is_empty() && path_and_query.path() != "*" => host,
         _ => return Ok(Uri::from(path_and_query)),
     };
-    let authority = Authority::from_maybe_shared(bytes.slice_ref(host)).map_err(|_| Bad::Host)?;
-    if memchr::memchr(b'@', host).is_some() {
-        // A Host names no user (RFC 9110 §7.2).
-        return Err(Bad::Host);
-    }
+    let authority =
+        recent.authority.parse(host, views, Authority::as_str, |bytes| match memchr::memchr(b'@', host) {
+            None => Authority::from_maybe_shared(bytes).map_err(|_| Bad::Host),
+            // A Host names no user (RFC 9110 §7.2).
+            Some(_) => Err(Bad::Host),
+        })?;
     let mut parts = http::uri::Parts::default();
     parts.authority = Some(authority);
     parts.scheme = Some(scheme(params));
@@ -92,9 +96,14 @@ enum Target {
     Rewritten,
 }
 
-fn target(params: &Params, script_name: &[u8], bytes: &Bytes) -> Target {
+fn target(params: &Params, script_name: &[u8], views: &Views<'_>, recent: &mut Recent) -> Target {
     let asked = origin_form(params.well_known(WellKnown::RequestUri).unwrap_or_default());
-    let path = &asked[..memchr::memchr(b'?', asked).unwrap_or(asked.len())];
+    let mut end = memchr::memchr2(b'?', b'%', asked).unwrap_or(asked.len());
+    let has_escape = asked.get(end) == Some(&b'%');
+    if has_escape {
+        end = memchr::memchr(b'?', asked).unwrap_or(asked.len());
+    }
+    let path = &asked[..end];
     match path {
         b"" => return Target::Rewritten,
         b"*" | [b'/', ..] => {}
@@ -104,11 +113,14 @@ fn target(params: &Params, script_name: &[u8], bytes: &Bytes) -> Target {
     let Some(rest) = rest_below(path, script_name) else { return Target::Rewritten };
     let known = match rest {
         b"" => PathAndQuery::try_from([b"/", &asked[path.len()..]].concat()).ok(),
-        rest => PathAndQuery::from_maybe_shared(bytes.slice_ref(&asked[path.len() - rest.len()..])).ok(),
+        rest => {
+            let bytes = &asked[path.len() - rest.len()..];
+            recent.target.parse(bytes, views, PathAndQuery::as_str, PathAndQuery::from_maybe_shared).ok()
+        }
     };
     // Cherokee sends REQUEST_URI decoded: then it is the same as the decoded path, which an encoded one with an escape
     // in it is not.
-    if known.is_none() || memchr::memchr(b'%', rest).is_some() {
+    if known.is_none() || has_escape && memchr::memchr(b'%', rest).is_some() {
         let (front, back) = sent(params);
         if path.strip_prefix(front) == Some(back) {
             return Target::Rewritten;
@@ -183,23 +195,13 @@ fn escaped_length(path: &[u8], front: &[u8]) -> Option<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::proto::Limits;
-    use crate::proto::params::encode_pair;
-
-    fn params(pairs: &[(&str, &[u8])]) -> Params {
-        let mut bytes = Vec::new();
-        pairs.iter().for_each(|(name, value)| encode_pair(&mut bytes, name.as_bytes(), value));
-        let mut params = Params::default();
-        *params.bytes_mut() = crate::handler::ParamsBytes::Chunk(bytes.into());
-        params.read(&Limits::default()).expect("good pairs");
-        params
-    }
+    use crate::http::recent::params_of;
 
     fn uri(cut: [&str; 2], pairs: &[(&str, &[u8])]) -> Result<String, Bad> {
-        let params = params(pairs);
+        let params = params_of(pairs);
         let path_info = || cut[1].as_bytes().into();
-        let bytes = params.clone().into_bytes().into_bytes();
-        below(&params, cut[0].as_bytes(), path_info, &bytes).map(|uri| uri.to_string())
+        let (views, mut recent) = (Views::new(&params), Recent::default());
+        below(&params, cut[0].as_bytes(), path_info, &views, &mut recent).map(|uri| uri.to_string())
     }
 
     fn below_app(request_uri: &str, path_info: &str) -> Result<String, Bad> {

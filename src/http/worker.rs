@@ -10,7 +10,12 @@ use std::time::Duration;
 
 use tower_service::Service;
 
-use super::Extend;
+use crate::handler::{Failure, Request};
+
+use super::body::Body;
+use super::context::Ending;
+use super::recent::Recent;
+use super::{Extend, request};
 
 /// Instances, and whose they are.
 type Owned = Vec<(Weak<()>, Rc<dyn Any>)>;
@@ -44,6 +49,7 @@ impl Instances {
             let made = Rc::new(Instance {
                 service: RefCell::new(make()),
                 queue: RefCell::default(),
+                recent: RefCell::default(),
                 extend: extend.clone(),
             });
             let forgotten = INSTANCES.with_borrow_mut(|instances| {
@@ -63,6 +69,7 @@ impl Instances {
 pub(super) struct Instance<S> {
     service: RefCell<S>,
     queue: RefCell<Queue>,
+    recent: RefCell<Recent>,
     extend: Arc<Vec<Extend>>,
 }
 
@@ -88,15 +95,10 @@ pub(super) enum NotReady<E> {
 }
 
 impl<S> Instance<S> {
-    /// What gives requests more extensions.
-    pub(super) fn extend(&self) -> &[Extend] {
-        &self.extend
-    }
-
-    /// Waits until the service takes a request; the next [`Instance::call`] must follow without waiting.
-    pub(super) async fn ready<R>(&self, limit: Duration) -> Result<(), NotReady<S::Error>>
+    /// Waits until the service takes a request; [`Instance::call`] must follow without waiting.
+    pub(super) async fn ready(&self, limit: Duration) -> Result<(), NotReady<S::Error>>
     where
-        S: Service<R>,
+        S: Service<http::Request<Body>>,
     {
         let at_once = std::future::poll_fn(|cx| Poll::Ready(self.poll_without_queue(cx))).await;
         match at_once {
@@ -106,9 +108,9 @@ impl<S> Instance<S> {
         }
     }
 
-    fn poll_without_queue<R>(&self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>>
+    fn poll_without_queue(&self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>>
     where
-        S: Service<R>,
+        S: Service<http::Request<Body>>,
     {
         match self.queue.borrow().waiting.is_empty() {
             true => self.service.borrow_mut().poll_ready(cx),
@@ -116,18 +118,24 @@ impl<S> Instance<S> {
         }
     }
 
-    async fn ready_in_turn<R>(&self, limit: Duration) -> Result<(), NotReady<S::Error>>
+    async fn ready_in_turn(&self, limit: Duration) -> Result<(), NotReady<S::Error>>
     where
-        S: Service<R>,
+        S: Service<http::Request<Body>>,
     {
         let mut turn = Turn { instance: self, ticket: None };
         let ready = tokio::time::timeout(limit, std::future::poll_fn(|cx| turn.poll(cx))).await;
         ready.map_err(|_| NotReady::Late(limit))?.map_err(NotReady::Failed)
     }
 
-    pub(super) fn call<R>(&self, request: R) -> S::Future
+    /// Makes the request that the service is given; see [`request::fill`].
+    pub(super) fn fill(&self, made: &mut http::Request<Body>, request: &Request) -> Result<Ending, Failure> {
+        request::fill(made, request, &mut self.recent.borrow_mut(), &self.extend)
+    }
+
+    #[inline]
+    pub(super) fn call(&self, request: http::Request<Body>) -> S::Future
     where
-        S: Service<R>,
+        S: Service<http::Request<Body>>,
     {
         self.service.borrow_mut().call(request)
     }
@@ -140,9 +148,9 @@ struct Turn<'i, S> {
 }
 
 impl<S> Turn<'_, S> {
-    fn poll<R>(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>>
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>>
     where
-        S: Service<R>,
+        S: Service<http::Request<Body>>,
     {
         let is_first = {
             let queue = self.instance.queue.borrow();
