@@ -44,9 +44,14 @@ pub(crate) fn params() -> Vec<u8> {
 
 /// The four records of the request; the connection is kept.
 pub(crate) fn request(id: RequestId) -> Vec<u8> {
+    records(id, &params())
+}
+
+/// As [`request`], of this PARAMS stream.
+pub(crate) fn records(id: RequestId, params: &[u8]) -> Vec<u8> {
     let mut records = Vec::new();
     encoder::begin_request(&mut records, id, Role::Responder, true);
-    encoder::stream(&mut records, RecordType::Params, id, &params());
+    encoder::stream(&mut records, RecordType::Params, id, params);
     encoder::stream_end(&mut records, RecordType::Params, id);
     encoder::stream_end(&mut records, RecordType::Stdin, id);
     records
