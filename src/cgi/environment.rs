@@ -10,42 +10,49 @@ use super::directory::Script;
 /// Where programs and shells look for others.
 const PATH: &str = "/usr/local/bin:/usr/bin:/bin";
 
-/// Names that are never passed on, beside those that begin with one of [`HARMFUL_BEGINNINGS`]. A header's name begins
-/// with HTTP_, so only whoever may send params at all could set them; he is not to choose what this host runs.
-const HARMFUL: &[&str] = &[
-    "BASHOPTS",
-    "BASH_ENV",
-    "CDPATH",
-    "ENV",
-    "GCONV_PATH",
-    "GLIBC_TUNABLES",
-    "HOSTALIASES",
-    "HTTP_PROXY",
-    "IFS",
-    "JAVA_TOOL_OPTIONS",
-    "LOCPATH",
-    "MALLOC_CHECK_",
-    "NLSPATH",
-    "NODE_OPTIONS",
-    "PATH",
-    "PERLIO_DEBUG",
-    "PHPRC",
-    "PS4",
-    "RESOLV_HOST_CONF",
-    "RES_OPTIONS",
-    "RUBYLIB",
-    "RUBYOPT",
-    "SHELLOPTS",
-    "TMPDIR",
-    "TZDIR",
-];
-const HARMFUL_BEGINNINGS: &[&str] = &["DYLD_", "LD_", "LUA_", "PERL5", "PHP_INI_", "PYTHON"];
+/// Names that are never passed on, and below how others begin. A header's name begins with HTTP_, so only whoever may
+/// send params at all could set them; he is not to choose what this host runs.
+fn is_harmful(name: &[u8]) -> bool {
+    const BEGINNINGS: [&[u8]; 6] = [b"DYLD_", b"LD_", b"LUA_", b"PERL5", b"PHP_INI_", b"PYTHON"];
+    matches!(
+        name,
+        b"BASHOPTS"
+            | b"BASH_ENV"
+            | b"CDPATH"
+            | b"ENV"
+            | b"GCONV_PATH"
+            | b"GLIBC_TUNABLES"
+            | b"HOSTALIASES"
+            | b"HTTP_PROXY"
+            | b"IFS"
+            | b"JAVA_TOOL_OPTIONS"
+            | b"LOCPATH"
+            | b"MALLOC_CHECK_"
+            | b"NLSPATH"
+            | b"NODE_OPTIONS"
+            | b"PATH"
+            | b"PERLIO_DEBUG"
+            | b"PHPRC"
+            | b"PS4"
+            | b"RESOLV_HOST_CONF"
+            | b"RES_OPTIONS"
+            | b"RUBYLIB"
+            | b"RUBYOPT"
+            | b"SHELLOPTS"
+            | b"TMPDIR"
+            | b"TZDIR"
+    ) || BEGINNINGS.iter().any(|beginning| name.starts_with(beginning))
+}
+
+/// Variables and bytes that are added to the params, mostly.
+const MORE: (usize, usize) = (12, 512);
 
 /// The environment of a program.
 pub(super) fn of(request: &Request, script: &Script) -> Environment {
-    let mut environment = Environment::default();
+    let params = request.params();
+    let mut environment = Environment::with_capacity(params.len() + MORE.0, params.as_bytes().len() + MORE.1);
     // In order: the last of a name wins.
-    for (name, value) in request.params().iter().filter(|(name, _)| is_harmless(name)) {
+    for (name, value) in params.iter().filter(|(name, _)| is_harmless(name)) {
         environment.set(name, value);
     }
     let path = request.path_info();
@@ -77,9 +84,7 @@ pub(super) fn of(request: &Request, script: &Script) -> Environment {
 fn is_harmless(name: &[u8]) -> bool {
     let is_name = name.first().is_some_and(|first| !first.is_ascii_digit())
         && name.iter().all(|byte| byte.is_ascii_alphanumeric() || *byte == b'_');
-    is_name
-        && !HARMFUL.iter().any(|harmful| harmful.as_bytes() == name)
-        && !HARMFUL_BEGINNINGS.iter().any(|beginning| name.starts_with(beginning.as_bytes()))
+    is_name && !is_harmful(name)
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@
 
 use std::ffi::CString;
 use std::fmt;
-use std::io::{self, ErrorKind, PipeReader, Read};
+use std::io::{self, PipeReader};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::ExitStatusExt;
@@ -22,6 +22,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use rustix::buffer::spare_capacity;
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal, WaitOptions, kill_process_group, waitpid};
@@ -154,21 +155,24 @@ impl Program {
             return Ok(None);
         };
         self.exited = Some(exited.map_err(Trouble::Output)?);
-        if let Some(stderr) = &mut self.stderr {
-            let mut text = BytesMut::new();
-            let is_whole = drain(stderr, &mut text).map_err(Trouble::Output)?;
-            while let Some(end) = line_end(&text, true) {
+        if let Some(stderr) = &self.stderr {
+            let (text, is_whole) = drain(stderr).map_err(Trouble::Output)?;
+            let mut rest = &text[..];
+            while let Some(end) = line_end(rest, true) {
                 // Where the request is over, nobody reads it.
-                let _ = self.log.write(printable(&text.split_to(end))).await;
+                let _ = self.log.write(printable(&rest[..end])).await;
+                rest = &rest[end..];
             }
             if is_whole {
                 self.stderr = None;
             }
         }
-        if drain(stdout, &mut self.buffer).map_err(Trouble::Output)? {
+        let (start, is_whole) = drain(stdout).map_err(Trouble::Output)?;
+        if is_whole {
             self.stdout = Output::Ended;
-            return Ok(Some(self.buffer.split().freeze()));
+            return Ok(Some(start.into()));
         }
+        self.buffer.extend_from_slice(&start);
         // Somebody whom it has started has the other end.
         self.watch().map_err(Trouble::Output)?;
         Ok(None)
@@ -245,19 +249,18 @@ impl Drop for Program {
 }
 
 /// Reads what is there. Whether that was all there will be.
-fn drain(pipe: &mut PipeReader, buffer: &mut BytesMut) -> io::Result<bool> {
-    rustix::fs::fcntl_setfl(&*pipe, OFlags::NONBLOCK)?;
+fn drain(pipe: &PipeReader) -> io::Result<(Vec<u8>, bool)> {
+    rustix::fs::fcntl_setfl(pipe, OFlags::NONBLOCK)?;
+    let mut text = Vec::new();
     loop {
-        let filled = buffer.len();
-        buffer.resize(filled + DRAIN_BYTES, 0);
-        let outcome = pipe.read(&mut buffer[filled..]);
-        buffer.truncate(filled + outcome.as_ref().copied().unwrap_or_default());
-        match outcome {
-            Ok(0) => return Ok(true),
-            Ok(_) => {}
-            Err(error) if error.kind() == ErrorKind::Interrupted => {}
-            Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(false),
-            Err(error) => return Err(error),
+        if text.len() == text.capacity() {
+            text.reserve(DRAIN_BYTES);
+        }
+        match rustix::io::read(pipe, spare_capacity(&mut text)) {
+            Ok(0) => return Ok((text, true)),
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(Errno::AGAIN) => return Ok((text, false)),
+            Err(error) => return Err(error.into()),
         }
     }
 }

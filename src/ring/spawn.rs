@@ -24,7 +24,11 @@ use rustix::process::{Pid, WaitOptions, waitpid};
 pub(crate) struct Environment {
     bytes: Vec<u8>,
     entries: Vec<Entry>,
+    /// A bit for each name that was set: most are new, and need not be looked for.
+    seen: [u64; SEEN_WORDS],
 }
+
+const SEEN_WORDS: usize = 8;
 
 /// `start` is a place in the bytes: of the name, an equals sign, the value and a NUL.
 #[derive(Debug)]
@@ -34,12 +38,24 @@ struct Entry {
 }
 
 impl Environment {
+    /// With room for so many variables and bytes.
+    pub(crate) fn with_capacity(entries: usize, bytes: usize) -> Environment {
+        Environment {
+            bytes: Vec::with_capacity(bytes),
+            entries: Vec::with_capacity(entries),
+            ..Environment::default()
+        }
+    }
+
     /// Sets a variable, in place of one of that name. What holds a NUL, or a name with an equals sign, cannot be set.
     pub(crate) fn set(&mut self, name: &[u8], value: &[u8]) {
         self.remove(name);
-        if name.is_empty() || name.contains(&b'=') || [name, value].iter().any(|part| part.contains(&0)) {
+        let is_bad = name.iter().any(|byte| matches!(byte, b'=' | 0)) || memchr::memchr(0, value).is_some();
+        if name.is_empty() || is_bad {
             return;
         }
+        let (word, bit) = place_of(name);
+        self.seen[word] |= bit;
         self.entries.push(Entry { start: self.bytes.len(), name_bytes: name.len() });
         for part in [name, b"=", value, b"\0"] {
             self.bytes.extend_from_slice(part);
@@ -48,7 +64,11 @@ impl Environment {
 
     /// Removes a variable.
     pub(crate) fn remove(&mut self, name: &[u8]) {
-        let Environment { bytes, entries } = self;
+        let Environment { bytes, entries, seen } = self;
+        let (word, bit) = place_of(name);
+        if seen[word] & bit == 0 {
+            return;
+        }
         entries.retain(|entry| bytes[entry.start..][..entry.name_bytes] != *name);
     }
 
@@ -57,6 +77,13 @@ impl Environment {
         let entries = self.entries.iter().map(|entry| self.bytes[entry.start..].as_ptr().cast());
         entries.chain([ptr::null()]).collect()
     }
+}
+
+/// The word and the bit of [`Environment::seen`] that belong to a name. Names differ in their second halves.
+fn place_of(name: &[u8]) -> (usize, u64) {
+    let mix = |hash: usize, byte: &u8| hash.wrapping_mul(31).wrapping_add(usize::from(*byte));
+    let hash = name[name.len() / 2..].iter().fold(name.len(), mix);
+    (hash / 64 % SEEN_WORDS, 1 << (hash % 64))
 }
 
 /// A process that was started.
