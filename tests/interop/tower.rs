@@ -5,9 +5,11 @@ use std::io::{self, Read};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use axum::Extension;
 use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::{DefaultBodyLimit, Multipart, OriginalUri};
+use axum::http::{HeaderMap, StatusCode};
 use axum::response::sse::{Event, Sse};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -35,6 +37,16 @@ struct Stand {
 
 /// Runs `test` on each stand, with each driver.
 fn on_each_stand(mount: &'static str, router: impl Fn() -> Router, test: impl Fn(&Stand)) {
+    on_each_stand_with(&[], mount, router, test);
+}
+
+/// The same, with these options of `conf` besides.
+fn on_each_stand_with(
+    more: &[&str],
+    mount: &'static str,
+    router: impl Fn() -> Router,
+    test: impl Fn(&Stand),
+) {
     let drivers = [(Driver::Uring, "uring"), (Driver::Epoll, "epoll")];
     for (driver, _) in drivers.into_iter().filter(|(_, name)| find("nginx").is_some() && allows(name)) {
         for options in [&[][..], &["--keep-connections"], &["--no-buffering"]] {
@@ -44,7 +56,7 @@ fn on_each_stand(mount: &'static str, router: impl Fn() -> Router, test: impl Fn
             config.socket_mode = 0o666;
             let server = Server::builder().config(config).listen(&socket).workers(2).driver(driver);
             let server = server.service(mount, router()).start().expect("the server starts");
-            let arguments = [&["--listen", &socket, "--mount", mount], options].concat();
+            let arguments = [&["--listen", &socket, "--mount", mount], more, options].concat();
             let nginx = Nginx::start(&folder.path().join("nginx"), &arguments);
             test(&Stand { nginx, _server: server, _folder: folder });
         }
@@ -91,6 +103,35 @@ fn events_come_one_by_one() {
         *sender.lock().unwrap() = None;
         assert_eq!(answer.text(), "data: 3\n\n");
     });
+}
+
+/// `--auth`: the route `/auth` of a router decides, whatever was asked for and by whichever method.
+#[test]
+fn a_route_decides_who_may_enter() {
+    async fn auth(headers: HeaderMap) -> Response {
+        let [method, uri, pass] =
+            ["x-original-method", "x-original-uri", "x-pass"].map(|name| headers.get(name));
+        assert_eq!(method.expect("the visitor's method"), "POST");
+        assert!(uri.is_some_and(|uri| uri.as_bytes().ends_with(b"/page?q=1")), "{uri:?}");
+        match pass {
+            Some(_) => [("x-remote-user", "alice")].into_response(),
+            None => StatusCode::UNAUTHORIZED.into_response(),
+        }
+    }
+    async fn page(Extension(fastcgi): Extension<FastCgi>, body: String) -> String {
+        let visitor = fastcgi.params().get("REMOTE_USER").unwrap_or_default();
+        format!("{body} of {}", String::from_utf8_lossy(visitor))
+    }
+    let router = || Router::new().route("/auth", get(auth)).route("/page", post(page));
+    for mount in ["/", "/app"] {
+        on_each_stand_with(&["--auth"], mount, router, |stand| {
+            let target = format!("{}/page?q=1", mount.trim_end_matches('/'));
+            let ask = || Request::post(&target, "body");
+            let allowed = stand.send(ask().header("X-Pass", "1"));
+            assert_eq!((allowed.status, allowed.text().as_str()), (200, "body of alice"));
+            assert_eq!(stand.send(ask()).status, 401);
+        });
+    }
 }
 
 #[test]
