@@ -50,8 +50,8 @@ pub struct Measured {
 }
 
 /// How much less a request of the smallest program must cost here than with fcgiwrap, by the median of the rounds. Of
-/// the others the program itself is the larger part, and the same on both sides: glibc alone asks the processor for its
-/// caches some fifty times when a program starts, and a virtual machine takes 0.4 ms to answer that.
+/// the others the program itself is the larger part, and the same on both sides: glibc alone asks the processor about
+/// itself 68 times when a program starts, which on a virtual machine can take half a millisecond.
 pub const RATIO_MIN: f64 = 1.3;
 
 /// A program's name, and its text or what it is compiled from.
