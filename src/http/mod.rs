@@ -217,15 +217,15 @@ where
         let instance = self.instances.of_this_worker(|| (self.make)(), &self.extend);
         let limit = self.ready_timeout;
         async move {
-            if let Err(not_ready) = instance.ready(limit).await {
-                return refuse(not_ready);
-            }
-            // Kept over no await, so that the future has no room for it.
             let mut made = http::Request::new(Body::empty());
             let mut ending = match instance.fill(&mut made, &request) {
                 Ok(ending) => ending,
                 Err(refused) => return Response::failure(refused),
             };
+            // Last of all: a place that is got and not used would be kept from other workers.
+            if let Err(not_ready) = instance.ready(limit).await {
+                return refuse(not_ready);
+            }
             let is_head = made.method() == http::Method::HEAD;
             let answer = {
                 let mut answer = pin!(instance.call(made));

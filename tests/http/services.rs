@@ -123,6 +123,8 @@ fn a_service_that_stays_unready_is_a_503(driver: Driver) {
     assert_eq!((busy.status(), busy.header("Retry-After").as_deref()), (503, Some("1")));
     assert_eq!((busy.text(), busy.app_status), ("Service Unavailable\n", 1));
     assert!(busy.stderr_text().contains("was not ready within 50ms"), "{}", busy.stderr_text());
+    // What the service is not given does not wait for it.
+    assert_eq!(peer.fetch(&Ask::get("/bad").id(3).param("REQUEST_METHOD", "G T")).status(), 400);
     permits.add_permits(2);
     assert_eq!(peer.answer(1).text(), "/1");
     assert_eq!(peer.fetch(&Ask::get("/3")).text(), "/3");
