@@ -204,22 +204,22 @@ fn scan(bytes: &[u8], limits: &Limits, index: &mut Index) -> Result<u32, ErrorKi
     if bytes.len() as u64 > u64::from(limits.params_bytes_max) {
         return Err(ErrorKind::ParamsTooLong(limits.params_bytes_max));
     }
-    let (mut pairs, mut zeros_in_lengths, mut offset) = (0, 0, 0);
-    // `offset` lives in a register: each pair's place depends on the lengths of the one before, so a detour over memory
+    let (mut pairs, mut zeros_in_lengths, mut rest) = (0, 0, bytes);
+    // `rest` lives in registers: each pair's place depends on the lengths of the one before, so a detour over memory
     // would be most of the time that this takes.
-    while offset < bytes.len() {
-        let stream = &bytes[offset..];
-        let pair = match short_pair(stream) {
-            Some(pair) => pair,
-            None => long_pair(stream).ok_or(ErrorKind::ParamsTruncated(offset as u32))?,
+    while !rest.is_empty() {
+        let offset = || (bytes.len() - rest.len()) as u32;
+        let (name, zeros, after) = match short_pair(rest) {
+            Some((name, value, after)) => (name, usize::from(value.is_empty()), after),
+            None => long_pair(rest).ok_or_else(|| ErrorKind::ParamsTruncated(offset()))?,
         };
-        zeros_in_lengths += pair.zeros_in_lengths;
+        zeros_in_lengths += zeros;
         pairs += 1;
-        if let Some(known) = WellKnown::find(pair.name) {
+        if let Some(known) = WellKnown::find(name) {
             // At most `params_bytes_max`, and less than it while there is a rest: one more fits 32 bits.
-            index[known as usize] = offset as u32 + 1;
+            index[known as usize] = offset() + 1;
         }
-        offset += pair.bytes;
+        rest = after;
     }
     if pairs > limits.params_pairs_max {
         return Err(ErrorKind::ParamsTooMany(limits.params_pairs_max));
@@ -230,35 +230,27 @@ fn scan(bytes: &[u8], limits: &Limits, index: &mut Index) -> Result<u32, ErrorKi
     }
 }
 
-/// A pair at the front of a stream.
-struct Pair<'p> {
-    name: &'p [u8],
-    /// Of the whole pair, lengths included.
-    bytes: usize,
-    zeros_in_lengths: usize,
-}
-
-/// A pair with two short lengths, which nearly all are, with one check of the bounds for both.
-#[inline]
-fn short_pair(stream: &[u8]) -> Option<Pair<'_>> {
+/// A pair with a name and two short lengths, which nearly all are: name, value, what follows.
+#[inline(always)]
+fn short_pair(stream: &[u8]) -> Option<(&[u8], &[u8], &[u8])> {
     let (&[name_length, value_length], after) = stream.split_first_chunk()?;
-    if name_length | value_length >= 0x80 {
+    // Less one, a length of 0 is beyond 0x7f too.
+    if name_length.wrapping_sub(1) | name_length | value_length >= 0x80 {
         return None;
     }
     let (name_length, value_length) = (usize::from(name_length), usize::from(value_length));
-    let text = after.get(..name_length + value_length)?;
-    let zeros_in_lengths = usize::from(name_length == 0) + usize::from(value_length == 0);
-    Some(Pair { name: &text[..name_length], bytes: 2 + text.len(), zeros_in_lengths })
+    let (pair, after) = after.split_at_checked(name_length + value_length)?;
+    let (name, value) = pair.split_at(name_length);
+    Some((name, value, after))
 }
 
-/// As [`short_pair`], for every pair.
+/// As [`short_pair`], for every pair: its name, how many zero bytes its lengths have, what follows.
 #[cold]
-fn long_pair(stream: &[u8]) -> Option<Pair<'_>> {
+fn long_pair(stream: &[u8]) -> Option<(&[u8], usize, &[u8])> {
     let mut rest = stream;
     let (name, value) = take_pair(&mut rest)?;
-    let bytes = stream.len() - rest.len();
-    let lengths = &stream[..bytes - name.len() - value.len()];
-    Some(Pair { name, bytes, zeros_in_lengths: count_zeros(lengths) })
+    let lengths = &stream[..stream.len() - rest.len() - name.len() - value.len()];
+    Some((name, count_zeros(lengths), rest))
 }
 
 /// How many bytes are zero. A sum of bytes over at most 255 of them is what the compiler turns into comparing
@@ -360,7 +352,7 @@ impl WellKnown {
     }
 
     /// The well-known name that these bytes are, if any: one look into a table, two comparisons of a word.
-    #[inline]
+    #[inline(always)]
     pub fn find(name: &[u8]) -> Option<WellKnown> {
         let (Some(first), Some(last)) = (name.first_chunk(), name.last_chunk()) else {
             return (name == WellKnown::NAMES[WellKnown::SHORT as usize]).then_some(WellKnown::SHORT);
@@ -370,8 +362,8 @@ impl WellKnown {
         let is_it = place.last == last
             && place.first == first
             && place.length == name.len()
-            // Of most names the two words are all.
-            && (name.len() <= 16 || name == WellKnown::NAMES[place.known as usize]);
+            // Of most names the two words are all; no name has more than three.
+            && (name.len() <= 16 || second_word(name) == place.second);
         is_it.then_some(place.known)
     }
 
@@ -380,23 +372,26 @@ impl WellKnown {
 
     /// Of the last eight bytes. Perfect on the table above: the compiler checks it in [`WellKnown::PLACES`]. A new row
     /// may ask for another multiplier.
-    #[inline]
+    #[inline(always)]
     const fn hash(last: u64) -> usize {
         (last.wrapping_mul(0x2a3a_f4d4_6b0a_18e9) >> 58) as usize
     }
 
     /// The names by their hash. No name is empty, so a length of 0 marks a place that nobody has.
     const PLACES: [Place; 64] = {
-        const NOBODY: Place = Place { length: 0, first: 0, last: 0, known: WellKnown::RequestMethod };
+        const NOBODY: Place =
+            Place { length: 0, first: 0, second: 0, last: 0, known: WellKnown::RequestMethod };
         let mut places = [NOBODY; 64];
         let mut row = 0;
         while row < WellKnown::COUNT {
             let (known, name) = (WellKnown::ALL[row], WellKnown::NAMES[row]);
             if let (Some(first), Some(last)) = (name.first_chunk(), name.last_chunk()) {
+                assert!(name.len() <= 24, "a name of more than three words");
                 let (first, last) = (u64::from_le_bytes(*first), u64::from_le_bytes(*last));
+                let second = if name.len() > 16 { second_word(name) } else { 0 };
                 let place = &mut places[WellKnown::hash(last)];
                 assert!(place.length == 0, "two well-known names share a hash");
-                *place = Place { length: name.len(), first, last, known };
+                *place = Place { length: name.len(), first, second, last, known };
             } else {
                 assert!(known as usize == WellKnown::SHORT as usize, "a second name shorter than a word");
             }
@@ -406,13 +401,23 @@ impl WellKnown {
     };
 }
 
-/// A row of the hash table: a name's length and the words at its ends, which overlap in most names.
+/// A row of the hash table: a name's length and its words; the first and the last overlap in most names.
 #[derive(Clone, Copy)]
 struct Place {
     length: usize,
     first: u64,
+    second: u64,
     last: u64,
     known: WellKnown,
+}
+
+/// Of a name that is longer than two.
+#[inline(always)]
+const fn second_word(name: &[u8]) -> u64 {
+    match name.split_at(8).1.first_chunk() {
+        Some(word) => u64::from_le_bytes(*word),
+        None => 0,
+    }
 }
 
 #[cfg(test)]
