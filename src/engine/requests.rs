@@ -18,6 +18,7 @@ use crate::metrics;
 use crate::proto::encoder::{self, OpenRecord};
 use crate::proto::{
     self, ErrorKind, Event, Limits, ProtocolStatus, RecordType, RequestId, RequestKey, Role, WellKnown,
+    WholeRequest,
 };
 use crate::ring::{Chunk, Pool, Ring};
 
@@ -106,6 +107,10 @@ impl Requests {
     pub(crate) fn receive<R: Ring>(&mut self, ring: &R, peer: &mut Peer, chunk: &Chunk) {
         let mut input: &[u8] = chunk;
         loop {
+            while let Some(whole) = peer.connection.take_request(&mut input) {
+                peer.has_spoken = true;
+                self.whole(ring, peer, whole, chunk);
+            }
             match peer.connection.handle_input(&mut input, peer.output.block_mut()) {
                 Ok(Some(event)) => {
                     peer.has_spoken = true;
@@ -123,6 +128,18 @@ impl Requests {
                     return self.abort_incomplete(peer);
                 }
             }
+        }
+    }
+
+    /// A request with all its params, as most come.
+    #[inline]
+    fn whole<R: Ring>(&mut self, ring: &R, peer: &mut Peer, whole: WholeRequest<'_>, chunk: &Chunk) {
+        let WholeRequest { request, id, params, is_complete, .. } = whole;
+        self.begun(peer, request, id, Role::Responder);
+        self.params(peer, request, params, chunk);
+        self.params_ended(ring, peer, request);
+        if is_complete {
+            self.feed_ended(peer, request, RecordType::Stdin);
         }
     }
 
@@ -357,10 +374,13 @@ impl Requests {
         if let Some(failure) = failure {
             self.report(ring, peer, exchange, &failure);
         }
-        if let Err(bad) = head.check() {
-            let failure = Failure::new(format_args!("the answer was refused: {bad}"));
-            return self.answer(ring, peer, request, exchange, Response::failure(failure));
-        }
+        let known = match head.check() {
+            Ok(known) => known,
+            Err(bad) => {
+                let failure = Failure::new(format_args!("the answer was refused: {bad}"));
+                return self.answer(ring, peer, request, exchange, Response::failure(failure));
+            }
+        };
         let is_head = exchange.params.well_known(WellKnown::RequestMethod) == Some(b"HEAD");
         let with_body = head.allows_body() && !is_head;
         let app_status = head.app_status;
@@ -369,7 +389,7 @@ impl Requests {
             Body::Bytes(bytes) if self.fits_in_place(peer, exchange, &head, bytes.len()) => {
                 let out = peer.output.block_mut();
                 let record = OpenRecord::begin(out, RecordType::Stdout, exchange.id());
-                head.write(out, length);
+                head.write(known, out, length);
                 if with_body {
                     out.extend_from_slice(&bytes);
                 }
@@ -380,7 +400,7 @@ impl Requests {
             }
             body => {
                 let mut block = Vec::with_capacity(512);
-                head.write(&mut block, length);
+                head.write(known, &mut block, length);
                 exchange.out.borrow_mut().write(OutStream::Stdout, &block);
                 match body {
                     Body::Stream(write) if with_body => {

@@ -94,6 +94,8 @@ fn read_error<'e>(error: &'e (dyn Error + 'static)) -> Option<&'e ReadError> {
     error.downcast_ref().or_else(|| inner?.downcast_ref())
 }
 
+const CONTENT_TYPE: &str = "Content-Type";
+
 type Header = (Cow<'static, str>, Cow<'static, [u8]>);
 type StreamBody = Box<dyn FnOnce(Stdout) -> LocalBoxFuture<Result<(), Failure>>>;
 
@@ -136,12 +138,24 @@ impl Response {
 
     /// `200` with a `text/plain` body.
     pub fn text(body: impl Into<Bytes>) -> Response {
-        Response::new(200).header("Content-Type", "text/plain").body(body)
+        Response::of_type("text/plain", body.into())
     }
 
     /// `200` with an `application/octet-stream` body.
     pub fn bytes(body: impl Into<Bytes>) -> Response {
-        Response::new(200).header("Content-Type", "application/octet-stream").body(body)
+        Response::of_type("application/octet-stream", body.into())
+    }
+
+    #[inline]
+    fn of_type(content_type: &'static str, body: Bytes) -> Response {
+        let header = (Cow::Borrowed(CONTENT_TYPE), Cow::Borrowed(content_type.as_bytes()));
+        Response {
+            status: 200,
+            headers: Headers::Pairs(SmallVec::from_buf([header])),
+            body: Body::Bytes(body),
+            app_status: 0,
+            failure: None,
+        }
     }
 
     /// What a failure looks like to the visitor: its status and nothing else.
@@ -279,22 +293,13 @@ enum Headers {
 }
 
 impl Headers {
-    /// Those that may hold what must not be sent.
-    fn unchecked(&self) -> &[Header] {
-        match self {
-            Headers::Pairs(pairs) => pairs,
-            #[cfg(feature = "http")]
-            Headers::Lines(_) => &[],
-        }
-    }
-
     fn push(&mut self, name: Cow<'static, str>, value: Cow<'static, [u8]>) {
         match self {
             Headers::Pairs(pairs) => pairs.push((name, value)),
             #[cfg(feature = "http")]
             Headers::Lines(lines) => {
                 lines.has_location |= is_header(&name, "Location");
-                lines.has_content_type |= is_header(&name, "Content-Type");
+                lines.has_content_type |= is_header(&name, CONTENT_TYPE);
                 lines.has_content_length |= is_header(&name, "Content-Length");
                 lines.push(&name, &value);
             }
@@ -318,6 +323,14 @@ impl HeaderLines {
     pub(crate) fn push(&mut self, name: &str, value: &[u8]) {
         write_line(&mut self.bytes, name, value);
     }
+}
+
+/// Which headers are there of those that decide what else a head needs.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Known {
+    location: bool,
+    content_type: bool,
+    content_length: bool,
 }
 
 /// Everything of a [`Response`] but its body.
@@ -355,42 +368,29 @@ impl Head {
         }
     }
 
-    /// Checks the head; nothing may be written of one that fails.
-    pub(crate) fn check(&self) -> Result<(), BadHead> {
+    /// Checks the head; nothing may be written of one that fails. Tells which of the headers that matter it has.
+    pub(crate) fn check(&self) -> Result<Known, BadHead> {
         if !(100..=999).contains(&self.status) {
             return Err(BadHead::Status(self.status));
         }
-        for (name, value) in self.headers.unchecked() {
-            // The header of nearly every answer needs no look at each byte.
-            if name != "Content-Type" && (!is_token(name.as_bytes()) || is_header(name, "Status")) {
-                return Err(BadHead::Name(name.to_string()));
-            }
-            if value.iter().any(|byte| matches!(byte, b'\r' | b'\n' | 0)) {
-                return Err(BadHead::Value(name.to_string()));
-            }
-        }
-        Ok(())
-    }
-
-    #[inline(always)]
-    fn has(&self, wanted: &'static str) -> bool {
         match &self.headers {
-            Headers::Pairs(pairs) => pairs.iter().any(|(name, _)| is_header(name, wanted)),
+            Headers::Pairs(pairs) => check_pairs(pairs),
+            // These cannot hold what must not be sent.
             #[cfg(feature = "http")]
-            Headers::Lines(lines) => match wanted {
-                "Location" => lines.has_location,
-                "Content-Type" => lines.has_content_type,
-                _ => lines.has_content_length,
-            },
+            Headers::Lines(lines) => Ok(Known {
+                location: lines.has_location,
+                content_type: lines.has_content_type,
+                content_length: lines.has_content_length,
+            }),
         }
     }
 
     /// Writes a checked head and the empty line after it.
-    pub(crate) fn write(&self, out: &mut Vec<u8>, content_length: Option<usize>) {
+    pub(crate) fn write(&self, known: Known, out: &mut Vec<u8>, content_length: Option<usize>) {
         out.reserve(self.size_hint());
         // RFC 3875 6.3.3: no Status means 200, and a Location without one means 302. 6.3: a head has at least one of
         // Content-Type, Location and Status.
-        if self.status != 200 || self.has("Location") || !self.has("Content-Type") {
+        if self.status != 200 || known.location || !known.content_type {
             out.extend_from_slice(b"Status: ");
             out.extend_from_slice(itoa::Buffer::new().format(self.status).as_bytes());
             if let Some(reason) = reason(self.status) {
@@ -406,7 +406,7 @@ impl Head {
         }
         if let Some(length) = content_length
             && self.allows_body()
-            && !self.has("Content-Length")
+            && !known.content_length
         {
             out.extend_from_slice(b"Content-Length: ");
             out.extend_from_slice(itoa::Buffer::new().format(length).as_bytes());
@@ -414,6 +414,26 @@ impl Head {
         }
         out.extend_from_slice(b"\r\n");
     }
+}
+
+fn check_pairs(pairs: &[Header]) -> Result<Known, BadHead> {
+    let mut known = Known::default();
+    for (name, value) in pairs {
+        // The header of nearly every answer needs no look at each byte.
+        if name == CONTENT_TYPE {
+            known.content_type = true;
+        } else if !is_token(name.as_bytes()) || is_header(name, "Status") {
+            return Err(BadHead::Name(name.to_string()));
+        } else {
+            known.location |= is_header(name, "Location");
+            known.content_type |= is_header(name, CONTENT_TYPE);
+            known.content_length |= is_header(name, "Content-Length");
+        }
+        if value.iter().any(|byte| matches!(byte, b'\r' | b'\n' | 0)) {
+            return Err(BadHead::Value(name.to_string()));
+        }
+    }
+    Ok(known)
 }
 
 fn write_line(out: &mut Vec<u8>, name: &str, value: &[u8]) {
@@ -656,10 +676,10 @@ mod tests {
 
     fn head(response: Response) -> String {
         let (head, body, _) = response.into_parts();
-        head.check().unwrap();
+        let known = head.check().unwrap();
         let Body::Bytes(body) = body else { panic!("no body") };
         let mut out = Vec::new();
-        head.write(&mut out, Some(body.len()));
+        head.write(known, &mut out, Some(body.len()));
         String::from_utf8(out).unwrap()
     }
 

@@ -12,8 +12,10 @@ use super::encoder;
 use super::error::{Error, ErrorKind};
 use super::limits::Limits;
 use super::management::Management;
-use super::request::{Request, Step};
-use super::wire::{BODY_BYTES, BeginBody, KEEP_CONN, ProtocolStatus, RecordType, RequestId, Role};
+use super::request::{Request, State, Step};
+use super::wire::{
+    BODY_BYTES, BeginBody, HEADER_BYTES, KEEP_CONN, ProtocolStatus, RecordType, RequestId, Role, VERSION,
+};
 
 /// One request's life on its connection. An id comes again after END_REQUEST; a key does so only when 65,536
 /// requests have begun since.
@@ -99,6 +101,25 @@ pub enum Event<'a> {
     },
 }
 
+// As patterns have them.
+const BEGIN_REQUEST: u8 = 1;
+const BODY_LENGTH: u8 = BODY_BYTES as u8;
+
+/// A Responder's request that came in one piece. See [`Connection::take_request`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WholeRequest<'a> {
+    /// The request.
+    pub request: RequestKey,
+    /// Its id on the wire.
+    pub id: RequestId,
+    /// Whether the connection outlives it.
+    pub keep_conn: bool,
+    /// All of its params, part of the caller's input: time to parse them.
+    pub params: &'a [u8],
+    /// Its body is empty, and that has been said too.
+    pub is_complete: bool,
+}
+
 /// The application's side of one FastCGI connection. `T` is what the caller keeps with each request.
 ///
 /// Memory: what is here, one slot per request that was active at the same time (at most `requests_max`), and
@@ -169,6 +190,48 @@ impl<T: Default> Connection<T> {
         self.owed = Owed::Nothing;
         self.recent = 0;
         // `generation` goes on: keys of the life before are not those of the next.
+    }
+
+    /// Takes a request off the front of `input` whose params are all at hand, as most web servers send them:
+    /// BEGIN_REQUEST, one PARAMS record and the empty one behind it, in one piece. `None`, and nothing taken, where
+    /// anything else comes first; [`handle_input`](Connection::handle_input) knows what that means.
+    ///
+    /// Both together are `handle_input` with fewer steps: it would report `Begun`, `Params`, `ParamsEnded`, and
+    /// `StdinEnded` where `is_complete`.
+    #[inline]
+    pub fn take_request<'a>(&mut self, input: &mut &'a [u8]) -> Option<WholeRequest<'a>> {
+        if self.decoder.mid_record()
+            || self.closing
+            || self.requests.len() >= usize::from(self.limits.requests_max)
+        {
+            return None;
+        }
+        let (begin, rest) = input.split_first_chunk()?;
+        let [VERSION, BEGIN_REQUEST, id1, id0, 0, BODY_LENGTH, 0, _, role1, role0, flags, _, _, _, _, _] =
+            *begin
+        else {
+            return None;
+        };
+        let id = RequestId::new(u16::from_be_bytes([id1, id0]))?;
+        if u16::from_be_bytes([role1, role0]) != Role::Responder as u16 {
+            return None;
+        }
+        let (params, rest) = take_record(rest, RecordType::Params, id)?;
+        let (end, rest) = take_record(rest, RecordType::Params, id)?;
+        let is_good =
+            !params.is_empty() && end.is_empty() && params.len() <= self.limits.params_bytes_max as usize;
+        if !is_good || self.slot_of(id).is_some() {
+            return None;
+        }
+        let (is_complete, rest) = match take_record(rest, RecordType::Stdin, id) {
+            Some(([], rest)) => (true, rest),
+            _ => (false, rest),
+        };
+        *input = rest;
+        let keep_conn = flags & KEEP_CONN != 0;
+        let state = if is_complete { State::Complete } else { State::Stdin };
+        let request = self.insert(id, |key| Request::opened(key, id, keep_conn, state, params.len() as u32));
+        Some(WholeRequest { request, id, keep_conn, params, is_complete })
     }
 
     /// Takes bytes off the front of `input` and reports the next thing they mean; `None` once `input` is
@@ -318,7 +381,7 @@ impl<T: Default> Connection<T> {
         let refusal = match Role::try_from(body.role) {
             Err(_) => ProtocolStatus::UnknownRole,
             Ok(role) if self.requests.len() < usize::from(self.limits.requests_max) => {
-                let request = self.insert(id, role, keep_conn);
+                let request = self.insert(id, |key| Request::new(key, id, role, keep_conn));
                 return Event::Begun { request, id, role, keep_conn };
             }
             // FastCGI 5.5: CANT_MPX_CONN for one request at a time, OVERLOADED for any other number.
@@ -331,7 +394,8 @@ impl<T: Default> Connection<T> {
         Event::Refused { id, status: refusal }
     }
 
-    fn insert(&mut self, id: RequestId, role: Role, keep_conn: bool) -> RequestKey {
+    #[inline]
+    fn insert(&mut self, id: RequestId, request: impl FnOnce(RequestKey) -> Request<T>) -> RequestKey {
         self.generation = self.generation.wrapping_add(1);
         // Most connections carry one request at a time: room for one, not for the four a Vec begins with.
         if self.ids.capacity() == 0 {
@@ -342,7 +406,7 @@ impl<T: Default> Connection<T> {
         let slot = entry.key();
         // `requests_max` is a u16, so slots are below it.
         let key = RequestKey { slot: slot as u16, generation: self.generation };
-        entry.insert(Request::new(key, id, role, keep_conn));
+        entry.insert(request(key));
         if slot == self.ids.len() {
             self.ids.push(id.get());
         } else {
@@ -439,6 +503,21 @@ impl<T> Connection<T> {
         self.recent = slot as u16;
         Some(slot)
     }
+}
+
+/// The content of the record at the front of `input`, if it is of this type and request and all there, and what
+/// follows its padding.
+#[inline(always)]
+fn take_record(input: &[u8], record_type: RecordType, id: RequestId) -> Option<(&[u8], &[u8])> {
+    let (head, rest) = input.split_first_chunk::<HEADER_BYTES>()?;
+    let [version, number, id1, id0, length1, length0, padding_length, _] = *head;
+    let [wanted1, wanted0] = id.get().to_be_bytes();
+    if [version, number, id1, id0] != [VERSION, u8::from(record_type), wanted1, wanted0] {
+        return None;
+    }
+    let (content, rest) = rest.split_at_checked(usize::from(u16::from_be_bytes([length1, length0])))?;
+    let (_padding, rest) = rest.split_at_checked(usize::from(padding_length))?;
+    Some((content, rest))
 }
 
 /// Where `id` is in `ids`, 32 of them at a time: without an early exit in its body the inner loop is a few

@@ -43,7 +43,7 @@ pub mod params;
 mod request;
 pub mod wire;
 
-pub use connection::{Connection, Event, RequestKey};
+pub use connection::{Connection, Event, RequestKey, WholeRequest};
 pub use decoder::{Decoder, Fragment};
 pub use error::{Answer, Error, ErrorKind, Scope};
 pub use limits::Limits;

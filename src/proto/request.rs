@@ -43,7 +43,7 @@ pub(super) struct Request<T> {
 /// A record of a stream that has ended, or that the role does not have, is ignored: Cherokee ends STDIN
 /// twice, lighttpd sends an authorizer an empty one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
+pub(super) enum State {
     Params,
     Stdin,
     Data,
@@ -73,6 +73,18 @@ pub(super) enum Step {
 impl<T: Default> Request<T> {
     pub(super) fn new(key: RequestKey, id: RequestId, role: Role, keep_conn: bool) -> Request<T> {
         Request { key, id, role, keep_conn, state: State::Params, params_bytes: 0, value: T::default() }
+    }
+
+    /// A Responder's, with all its params.
+    #[inline]
+    pub(super) fn opened(
+        key: RequestKey,
+        id: RequestId,
+        keep_conn: bool,
+        state: State,
+        params_bytes: u32,
+    ) -> Request<T> {
+        Request { key, id, role: Role::Responder, keep_conn, state, params_bytes, value: T::default() }
     }
 }
 

@@ -9,7 +9,8 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use ringway::proto::{
-    Connection, Error, Event, Limits, Params, ProtocolStatus, RecordType, RequestKey, Role, Scope, encoder,
+    Connection, Error, Event, Limits, Params, ProtocolStatus, RecordType, RequestKey, Role, Scope,
+    WholeRequest, encoder,
 };
 
 /// What a play came to.
@@ -62,6 +63,12 @@ pub(crate) fn play<'a>(limits: &Limits, pieces: impl IntoIterator<Item = &'a [u8
         let mut input = piece;
         loop {
             let before = (input.len(), play.sent.len());
+            // Pieces that hold no whole request go the other way, so that every split compares the two.
+            if let Some(whole) = connection.take_request(&mut input) {
+                received += before.0 - input.len();
+                play.whole(&mut connection, whole, piece.as_ptr_range(), limits);
+                continue;
+            }
             let outcome = connection.handle_input(&mut input, &mut play.sent);
             received += before.0 - input.len();
             replied += play.sent.len() - before.1;
@@ -87,6 +94,26 @@ pub(crate) fn play<'a>(limits: &Limits, pieces: impl IntoIterator<Item = &'a [u8
 }
 
 impl Play {
+    fn whole(
+        &mut self,
+        connection: &mut Connection<Gathered>,
+        whole: WholeRequest<'_>,
+        input: Range<*const u8>,
+        limits: &Limits,
+    ) {
+        let WholeRequest { request, id, keep_conn, params: bytes, is_complete } = whole;
+        let role = Role::Responder;
+        self.handle(connection, Event::Begun { request, id, role, keep_conn }, input.clone(), limits);
+        let piece = bytes.as_ptr_range();
+        assert!(!bytes.is_empty() && input.start <= piece.start && piece.end <= input.end);
+        assert_eq!(connection.incomplete().any(|other| other == request), !is_complete);
+        connection.get_mut(request).expect("it has just begun").params.extend_from_slice(bytes);
+        self.handle(connection, Event::ParamsEnded { request }, input.clone(), limits);
+        if is_complete && connection.id(request).is_some() {
+            self.handle(connection, Event::StdinEnded { request }, input, limits);
+        }
+    }
+
     fn handle(
         &mut self,
         connection: &mut Connection<Gathered>,
