@@ -97,6 +97,10 @@ settings! {
         pin: bool = false, Switch;
         /// The way to the kernel. `auto` takes io_uring where the host allows it and says which it took.
         driver: Driver = Driver::Auto, Choice;
+        /// Connections on Unix sockets lie in the io_uring ring's own table (direct descriptors) in place of the
+        /// process's: no file descriptor and less of the kernel's memory for each. One that ends with its first answer
+        /// costs more so, and before Linux 6.13 none is closed until all older operations of the ring have ended.
+        direct_descriptors: bool = false, Switch;
         /// Microseconds that a worker polls before it sleeps: lower latency when quiet, for a busy core.
         spin_us: u32 = 0, Count(0, 1_000_000);
     }

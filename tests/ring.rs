@@ -56,6 +56,8 @@ suite! {
     a_reset_is_told,
     closing_gives_the_output_back,
     closing_tells_the_peer,
+    the_last_output_takes_the_socket_with_it,
+    a_last_output_that_does_not_fit_is_sent_all_the_same,
     earlier_lives_are_silent,
     sockets_are_handed_over_between_threads,
     a_socket_that_nobody_takes_comes_back,
@@ -317,6 +319,38 @@ fn closing_tells_the_peer<W: World>(world: W) {
         assert!(matches!(crank.next(), Completion::Closed { token: its } if its == token));
         assert_eq!(crank.heard(&mut **peer, usize::MAX), (Vec::new(), Heard::End));
     }
+}
+
+fn the_last_output_takes_the_socket_with_it<W: World>(world: W) {
+    let mut crank = Crank::new(&world);
+    world.listen(&mut crank.ring, true);
+    for round in 0..50 {
+        let (descriptor, token, mut peer) = crank.connect_and_recv();
+        assert_eq!(peer.send(b"hello"), 5);
+        assert_eq!(crank.receive(token, 5), b"hello");
+        crank.ring.recv_stop(descriptor);
+        assert!(matches!(crank.next(), Completion::RecvStopped { .. }));
+        let mut last = output(b"and goodbye");
+        if !crank.ring.send_last(descriptor, &mut last) {
+            assert_eq!((crank.ring.driver(), last.len()), ("sim", 11), "round {round}");
+            return;
+        }
+        assert!(last.is_empty());
+        assert_eq!(crank.heard(&mut *peer, usize::MAX), (b"and goodbye".to_vec(), Heard::End));
+        assert!(crank.seen.is_empty(), "nothing more is reported of it: {:?}", crank.seen);
+    }
+}
+
+fn a_last_output_that_does_not_fit_is_sent_all_the_same<W: World>(world: W) {
+    let mut crank = Crank::new(&world);
+    world.listen(&mut crank.ring, true);
+    let (descriptor, token, mut peer) = crank.connect_and_recv();
+    let whole = pattern(8 << 20, 3);
+    let mut last = output(&whole);
+    assert!(!crank.ring.send_last(descriptor, &mut last));
+    crank.ring.send(descriptor, token, last);
+    assert_eq!(crank.heard(&mut *peer, whole.len()).0, whole);
+    crank.sent(token).unwrap();
 }
 
 fn earlier_lives_are_silent<W: World>(world: W) {

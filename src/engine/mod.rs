@@ -161,7 +161,9 @@ impl Engine {
         let access = setup.access.take().map(Arc::new);
         let mut given = deal(setup.connections, setup.listeners.len(), setup.workers);
         // Only ordinary descriptors can be passed on.
-        let identify_unix = passage.is_some() || access.as_ref().is_some_and(|access| access.asks_unix());
+        let identify_unix = !setup.config.direct_descriptors
+            || passage.is_some()
+            || access.as_ref().is_some_and(|access| access.asks_unix());
         let listeners_known = setup.listeners.len();
         let shares = share_out(&mut setup.listeners, setup.workers, identify_unix);
         let (say_hello, hellos) = mpsc::channel::<Hello<R::Address>>();

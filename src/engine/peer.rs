@@ -78,6 +78,8 @@ pub(crate) struct Peer {
     pub(crate) input: Input,
     pub(crate) receiving: Receiving,
     pub(crate) is_dirty: bool,
+    /// What was received last filled its buffer: there is more.
+    pub(crate) in_burst: bool,
     /// Something is to be done as soon as the output in flight is sent.
     pub(crate) awaits_sent: bool,
     /// Close without END_REQUEST: the last answer broke off.
@@ -144,6 +146,7 @@ impl Peer {
             input: Input::Open,
             receiving: Receiving::On,
             is_dirty: false,
+            in_burst: false,
             awaits_sent: false,
             is_truncated: false,
             has_spoken: false,
@@ -193,6 +196,11 @@ impl Peer {
     /// Whether the connection ends with the output that is on its way, and nothing more is to come before it does.
     pub(crate) fn awaits_nothing(&self) -> bool {
         self.connection.wants_close() && !self.is_tcp && !self.connection.expects_input()
+    }
+
+    /// Whether the connection ends with the output that waits, and may be closed under it.
+    pub(crate) fn ends_with_output(&self) -> bool {
+        self.awaits_nothing() && self.in_flight == 0 && !self.output.is_empty() && self.input == Input::Open
     }
 
     /// Whether nothing follows at once when the output in flight is sent.

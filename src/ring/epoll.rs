@@ -712,6 +712,26 @@ impl Ring for Epoll {
         self.transmit(descriptor.0, output);
     }
 
+    fn send_at_once(&mut self, descriptor: Descriptor, output: &mut Output) {
+        let socket = &self.sockets[descriptor.0 as usize];
+        debug_assert!(socket.sending.is_none(), "one send at a time");
+        self.syscalls += 1;
+        // What fails here fails again as a send, which reports it.
+        if let Ok((sent, _)) = send_once(socket.fd.as_fd(), output) {
+            output.advance(sent);
+        }
+    }
+
+    fn send_last(&mut self, descriptor: Descriptor, output: &mut Output) -> bool {
+        self.send_at_once(descriptor, output);
+        if !output.is_empty() {
+            return false;
+        }
+        self.syscalls += 1;
+        drop(self.sockets.remove(descriptor.0 as usize));
+        true
+    }
+
     fn shutdown(&mut self, descriptor: Descriptor) {
         self.syscalls += 1;
         // ENOTCONN: the peer was faster.

@@ -214,6 +214,15 @@ pub trait Ring: Sized {
     /// Sends the whole output, however many system calls that takes.
     fn send(&mut self, descriptor: Descriptor, token: Token, output: Output);
 
+    /// Sends as much of the output as the kernel takes without waiting, where the driver has a way to that sooner than
+    /// the next turn. `output` is what is left to send. No send may be in progress.
+    fn send_at_once(&mut self, descriptor: Descriptor, output: &mut Output);
+
+    /// Sends the last output of a socket and closes it, both at once, where the kernel takes all of it without
+    /// waiting: true, and nothing more is reported of the socket. False: it is open, and `output` is what is left
+    /// to send. The peer reads the end together with the answer, and the kernel wakes it once.
+    fn send_last(&mut self, descriptor: Descriptor, output: &mut Output) -> bool;
+
     /// Shuts down the writing side: the peer reads the end of the stream. Has no completion.
     fn shutdown(&mut self, descriptor: Descriptor);
 

@@ -420,6 +420,14 @@ impl Ring for Sim {
         (socket.token, socket.send) = (token, Some(output));
     }
 
+    /// Nothing is done at once here.
+    fn send_at_once(&mut self, _descriptor: Descriptor, _output: &mut Output) {}
+
+    /// Nor this.
+    fn send_last(&mut self, _descriptor: Descriptor, _output: &mut Output) -> bool {
+        false
+    }
+
     fn shutdown(&mut self, descriptor: Descriptor) {
         self.socket(descriptor);
         let mut state = self.network.lock();

@@ -17,6 +17,7 @@ use crate::server::{Serve, each_driver, eventually};
 
 each_driver! {
     unix_connections_are_spread_evenly,
+    unix_connections_in_the_rings_own_table_are_spread_evenly,
     tcp_connections_reach_all_workers,
     handlers_are_changed_while_serving,
     mounts_match_whole_segments,
@@ -35,7 +36,18 @@ each_driver! {
 }
 
 fn unix_connections_are_spread_evenly(driver: Driver) {
-    let serve = Serve::new(driver).config(|config| config.workers = 2);
+    are_spread_evenly(driver, false);
+}
+
+fn unix_connections_in_the_rings_own_table_are_spread_evenly(driver: Driver) {
+    are_spread_evenly(driver, true);
+}
+
+fn are_spread_evenly(driver: Driver, direct_descriptors: bool) {
+    let serve = Serve::new(driver).config(|config| {
+        config.workers = 2;
+        config.direct_descriptors = direct_descriptors;
+    });
     let served = serve.start(|server| server.responder("/", app::hello));
     let mut peers: Vec<Peer> = (0..64).map(|_| served.connect()).collect();
     for peer in &mut peers {
@@ -47,6 +59,13 @@ fn unix_connections_are_spread_evenly(driver: Driver) {
     for (share, metrics) in shares.iter().zip(served.handle.worker_metrics()) {
         assert_eq!(metrics.requests_finished, *share as u64, "requests are served where their connection is");
     }
+    for _ in 0..8 {
+        let mut peer = served.connect();
+        peer.ask(&Ask::get("/").close());
+        assert_eq!(peer.answer(1).status(), 200);
+        peer.expect_end();
+    }
+    eventually("they are closed", || served.handle.connections().iter().sum::<usize>() == 64);
     // What ended on one worker is made up for by the next connections.
     drop(peers.split_off(32));
     eventually("they are closed", || served.handle.connections().iter().sum::<usize>() == 32);

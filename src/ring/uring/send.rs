@@ -28,7 +28,7 @@ pub(super) const SEND_NOW: bool = true;
 
 /// More than this is not tried as `SendNow`: socket buffers hold about 200 KiB, and a part taken costs a
 /// second operation.
-const SEND_NOW_BYTES_MAX: usize = 128 * 1024;
+pub(super) const SEND_NOW_BYTES_MAX: usize = 128 * 1024;
 
 const FLAGS: i32 = libc::MSG_NOSIGNAL | libc::MSG_WAITALL;
 
