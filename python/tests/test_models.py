@@ -46,7 +46,8 @@ def is_alive(pid):
     try:
         with open("/proc/%d/stat" % pid) as file:
             return file.read().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
+    # Gone, or gone between opening and reading.
+    except (FileNotFoundError, ProcessLookupError):
         return False
 
 
