@@ -181,3 +181,17 @@ def wsgi(folder, application, *flags, **options):
     """`ringway-wsgi APPLICATION` on a Unix socket."""
     command = [sys.executable, "-m", "ringway", application, "--listen", "unix:{socket}", *flags]
     return Server(folder, command, **options)
+
+
+class Crowd:
+    """`threads` that go on, for as long as the block does, until they see that it `is_over`."""
+
+    def __enter__(self):
+        for thread in self.threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self.is_over = True
+        for thread in self.threads:
+            thread.join()

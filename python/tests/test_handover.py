@@ -77,7 +77,7 @@ def test_a_kept_connection_is_closed_when_all_end(folder, is_replaced):
     assert counts in ([[], [("1", "0")]] if is_replaced else [[]]), server.log()
 
 
-class Posts:
+class Posts(fcgi.Crowd):
     """Visitors that post without a pause, each over a kept connection to the web server, and what went wrong."""
 
     def __init__(self, port, path):
@@ -105,16 +105,6 @@ class Posts:
             else:
                 self.failures.append((answer.status, text[:100]))
         connection.close()
-
-    def __enter__(self):
-        for thread in self.threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_):
-        self.is_over = True
-        for thread in self.threads:
-            thread.join()
 
 
 #: What `ringway conf` is told for each web server, beside the address.

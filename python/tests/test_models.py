@@ -51,7 +51,7 @@ def is_alive(pid):
         return False
 
 
-class Load:
+class Load(fcgi.Crowd):
     """Clients that ask without a pause, each on a connection of its own a request, and what went wrong."""
 
     def __init__(self, server, clients=6, path="/pid"):
@@ -71,16 +71,6 @@ class Load:
                     self.failures.append((answer.status, answer.head, answer.app_status))
             except OSError as error:
                 self.failures.append(error)
-
-    def __enter__(self):
-        for thread in self.threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_):
-        self.is_over = True
-        for thread in self.threads:
-            thread.join()
 
 
 @pytest.fixture
