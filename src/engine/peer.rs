@@ -23,6 +23,9 @@ use super::timer::{Deadline, NEVER, Tick, TimeLimits};
 /// Requests for which a peer that is used again has room already; what more a busy one took is let go.
 const REQUESTS_KEPT: usize = 8;
 
+/// For how long after a request began nothing is received from a peer that only waits for the last answer.
+const REST: Tick = 10;
+
 /// Where a peer is in its life.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Phase {
@@ -78,6 +81,8 @@ pub(crate) struct Peer {
     pub(crate) input: Input,
     pub(crate) receiving: Receiving,
     pub(crate) is_dirty: bool,
+    /// Nothing is received until [`Deadline::Look`]: nothing is to come, and most answers are there before.
+    pub(crate) rests: bool,
     /// What was received last filled its buffer: there is more.
     pub(crate) in_burst: bool,
     /// Something is to be done as soon as the output in flight is sent.
@@ -146,6 +151,7 @@ impl Peer {
             input: Input::Open,
             receiving: Receiving::On,
             is_dirty: false,
+            rests: false,
             in_burst: false,
             awaits_sent: false,
             is_truncated: false,
@@ -203,6 +209,16 @@ impl Peer {
         self.awaits_nothing() && self.in_flight == 0 && !self.output.is_empty() && self.input == Input::Open
     }
 
+    /// Whether the peer only waits for answers that end the connection, and has not waited for long. To know at once
+    /// that it left is worth less than a recv that has to be set up and cancelled (a quarter of the CPU time of such a
+    /// request).
+    pub(crate) fn may_rest(&self, now: Tick) -> bool {
+        !self.is_tcp
+            && self.input == Input::Open
+            && self.connection.is_all_said()
+            && self.connection.requests().all(|(_, slot)| now < slot.began.saturating_add(REST))
+    }
+
     /// Whether nothing follows at once when the output in flight is sent.
     pub(crate) fn rests_once_sent(&self) -> bool {
         !self.says_no_more() && self.backlog.is_empty() && self.output.is_empty()
@@ -230,6 +246,10 @@ impl Peer {
         } else if self.connection.active() == 0 && self.in_flight == 0 {
             consider(after(self.since, limits.idle), Deadline::Idle);
         }
+        if self.rests {
+            let began = self.connection.requests().map(|(_, slot)| slot.began).min().unwrap_or(0);
+            consider(after(began, REST), Deadline::Look);
+        }
         for (_, slot) in self.connection.requests().filter(|(_, slot)| slot.stage != Stage::GivenUp) {
             consider(after(slot.began, limits.request), Deadline::Request);
             match slot.stage {
@@ -248,6 +268,7 @@ impl Peer {
     /// A bound below which [`Peer::deadline`] cannot be, without looking at the requests.
     pub(crate) fn deadline_at_least(&self, limits: &TimeLimits, now: Tick) -> Tick {
         match self.phase {
+            _ if self.rests => 0,
             Phase::Serving if self.has_spoken && self.connection.active() == 0 => match self.in_flight {
                 0 => self.since.saturating_add(limits.idle),
                 _ => self.sending_since.saturating_add(limits.send),

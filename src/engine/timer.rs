@@ -61,6 +61,8 @@ pub(crate) enum Deadline {
     Request,
     /// `linger_timeout`: a peer that does not close after its last answer.
     Linger,
+    /// Not a limit: a handler takes so long that its peer may have left meanwhile.
+    Look,
 }
 
 impl fmt::Display for Deadline {
@@ -73,6 +75,7 @@ impl fmt::Display for Deadline {
             Deadline::Idle => "idle_timeout",
             Deadline::Request => "request_timeout",
             Deadline::Linger => "linger_timeout",
+            Deadline::Look => "a look at a peer that waits",
         })
     }
 }

@@ -564,7 +564,9 @@ impl<R: Ring> Worker<R> {
         } else {
             let too_much = peer.paused_requests > 0 || peer.unsent() >= 2 * self.parts.output_high;
             let is_for_later = self.makes_gaps && passing::has_all_of_its_requests(peer);
-            receive(&mut self.ring, peer, !too_much && !is_for_later && !peer.awaits_nothing());
+            peer.rests = peer.may_rest(self.clock.now());
+            let wanted = !too_much && !is_for_later && !peer.rests && !peer.awaits_nothing();
+            receive(&mut self.ring, peer, wanted);
             if peer.input == Input::Ended && !peer.is_watched {
                 peer.is_watched = true;
                 self.ring.watch_hang_up(peer.descriptor, token);
@@ -623,7 +625,7 @@ impl<R: Ring> Worker<R> {
     fn deadline_passed(&mut self, token: Token, deadline: Deadline) {
         let now = self.clock.now();
         let Some(peer) = peer_of(&mut self.peers, token) else { return };
-        if deadline != Deadline::Linger {
+        if !matches!(deadline, Deadline::Linger | Deadline::Look) {
             self.parts.metrics.deadlines_passed.incr();
         }
         let late: Vec<_> = peer
@@ -658,6 +660,8 @@ impl<R: Ring> Worker<R> {
                 close(&mut self.ring, &self.parts, peer);
             }
             Deadline::Linger => close(&mut self.ring, &self.parts, peer),
+            // Settling starts to receive.
+            Deadline::Look => peer.rests = false,
         }
         self.parts.requests.sweep();
         if let Some(peer) = peer_of(&mut self.peers, token) {

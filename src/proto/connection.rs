@@ -460,6 +460,12 @@ impl<T> Connection<T> {
         self.mid_record() || self.owed != Owed::Nothing
     }
 
+    /// Whether there are active requests, complete and asked without KEEP_CONN: their answers end the connection.
+    pub fn is_all_said(&self) -> bool {
+        let is_last = |active: &Request<T>| !active.keep_conn && !active.is_incomplete();
+        !self.mid_record() && !self.requests.is_empty() && self.requests.iter().all(|(_, it)| is_last(it))
+    }
+
     /// How many requests are active.
     pub fn active(&self) -> usize {
         self.requests.len()
@@ -655,6 +661,27 @@ mod tests {
         assert!(!connection.expects_input());
         feed(&mut connection, &record(Stdin, 1, b"")[..3]);
         assert!(connection.expects_input(), "in the middle of a record");
+    }
+
+    #[test]
+    fn all_is_said_where_complete_requests_end_the_connection() {
+        let mut connection = connection(Limits::default());
+        assert!(!connection.is_all_said(), "nothing was said yet");
+        begun(&mut connection, ONE, Role::Responder, false);
+        feed(&mut connection, &record(Params, 1, b""));
+        assert!(!connection.is_all_said());
+        feed(&mut connection, &record(Stdin, 1, b""));
+        assert!(connection.is_all_said());
+        feed(&mut connection, &record(Stdin, 1, b"")[..3]);
+        assert!(!connection.is_all_said(), "in the middle of a record");
+        for (keep, is_all_said) in [(false, true), (true, false)] {
+            connection.reset(0);
+            for (id, keep) in [(ONE, false), (RequestId::new(2).unwrap(), keep)] {
+                begun(&mut connection, id, Role::Authorizer, keep);
+                feed(&mut connection, &record(Params, id.get(), b""));
+            }
+            assert_eq!(connection.is_all_said(), is_all_said);
+        }
     }
 
     #[test]

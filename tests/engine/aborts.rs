@@ -17,6 +17,7 @@ each_driver! {
     an_abort_at_any_time_ends_a_request_once,
     a_task_that_outlives_its_request_cannot_write,
     a_peer_that_closes_aborts_its_handlers,
+    who_waits_for_the_last_answer_is_heard,
     a_peer_that_closes_while_it_is_held_up_is_noticed_later,
     a_peer_that_resets_is_forgotten,
     a_half_closed_peer_is_answered,
@@ -167,6 +168,31 @@ fn a_peer_that_closes_aborts_its_handlers(driver: Driver) {
     }
     served.until("it is closed", |metrics| metrics.connections_closed == 1);
     assert_eq!(served.metrics().requests_aborted, 5);
+}
+
+/// A connection that its answers end is not listened to in the first moments of their handlers, but after them.
+fn who_waits_for_the_last_answer_is_heard(driver: Driver) {
+    let (tell, told) = mpsc::channel();
+    let served = Serve::new(driver)
+        .start(|server| server.responder("/", app::hello).responder("/never", app::never(tell)));
+    let mut leaving = served.connect();
+    leaving.ask(&Ask::get("/never").close());
+    assert_eq!(heard(&told), "began");
+    drop(leaving);
+    assert_eq!(told.recv_timeout(Duration::from_secs(1)), Ok("dropped"));
+
+    let mut asking = served.connect();
+    for id in [1, 2] {
+        asking.ask(&Ask::get("/never").id(id).close());
+        assert_eq!(heard(&told), "began");
+    }
+    // Decision 9: there is an answer for whoever asks before the end.
+    assert_eq!(asking.fetch(&Ask::get("/").id(3)).text(), "Hello, world!\n");
+    for id in [1, 2] {
+        asking.abort(id);
+        asking.answer(id);
+    }
+    asking.expect_end();
 }
 
 /// An upload that its handler does not read is not received, and neither is its end; both are once it reads on.
