@@ -73,6 +73,8 @@ struct State {
     unsent: usize,
     /// Of the worker's future.
     waker: Option<Waker>,
+    /// Threads that wait for a change: without one there is nobody to wake, which would be a system call.
+    waiting: u32,
     is_over: bool,
     /// It is over before the answer was taken whole.
     is_aborted: bool,
@@ -132,9 +134,8 @@ impl Conversation {
             }
             is_changed = true;
         }
-        drop(state);
         if is_changed {
-            self.changed.notify_all();
+            self.tell_of_change(state);
         }
     }
 
@@ -161,9 +162,8 @@ impl Conversation {
         let was_full = state.unsent >= OUTPUT_BYTES_MAX;
         state.unsent -= length;
         let is_drained = state.output.is_empty();
-        drop(state);
         if was_full {
-            self.changed.notify_all();
+            self.tell_of_change(state);
         }
         is_drained
     }
@@ -176,8 +176,15 @@ impl Conversation {
         state.output.clear();
         state.input.clear();
         state.input_bytes = 0;
+        self.tell_of_change(state);
+    }
+
+    fn tell_of_change(&self, state: MutexGuard<'_, State>) {
+        let is_awaited = state.waiting > 0;
         drop(state);
-        self.changed.notify_all();
+        if is_awaited {
+            self.changed.notify_all();
+        }
     }
 }
 
@@ -194,20 +201,20 @@ impl Conversation {
 
     /// Waits until the request is over, `timeout` at most. Whether it was given up.
     pub(super) fn wait_for_end(&self, timeout: Option<Duration>) -> bool {
-        let (state, goes_on) = (self.lock(), |state: &mut State| !state.is_over);
+        let (mut state, goes_on) = (self.lock(), |state: &mut State| !state.is_over);
         if state.is_inline {
             return state.is_aborted;
         }
-        match timeout {
+        state.waiting += 1;
+        let mut state = match timeout {
             Some(timeout) => {
                 let waited = self.changed.wait_timeout_while(state, timeout, goes_on);
-                waited.unwrap_or_else(PoisonError::into_inner).0.is_aborted
+                waited.unwrap_or_else(PoisonError::into_inner).0
             }
-            None => {
-                let waited = self.changed.wait_while(state, goes_on);
-                waited.unwrap_or_else(PoisonError::into_inner).is_aborted
-            }
-        }
+            None => self.changed.wait_while(state, goes_on).unwrap_or_else(PoisonError::into_inner),
+        };
+        state.waiting -= 1;
+        state.is_aborted
     }
 
     /// The next piece of input, if one is there: `None` means that [`Conversation::read`] has to wait for it.
@@ -222,7 +229,7 @@ impl Conversation {
             if let Some(taken) = self.take_input(&mut state) {
                 return taken;
             }
-            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+            state = self.wait(state);
         }
     }
 
@@ -266,9 +273,16 @@ impl Conversation {
     pub(super) fn wait_for_room(&self) -> Result<(), Gone> {
         let mut state = self.lock();
         while state.unsent >= OUTPUT_BYTES_MAX && !state.is_over && !state.is_inline {
-            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+            state = self.wait(state);
         }
         if state.is_over { Err(Gone) } else { Ok(()) }
+    }
+
+    fn wait<'a>(&self, mut state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
+        state.waiting += 1;
+        let mut state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        state.waiting -= 1;
+        state
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

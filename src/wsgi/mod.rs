@@ -25,7 +25,9 @@ mod queue;
 mod threads;
 mod watch;
 
+use std::future::poll_fn;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use pyo3::prelude::*;
@@ -176,10 +178,15 @@ impl Application {
         (job, Answering { conversation, stdin, stderr, is_done: false })
     }
 
-    /// Hands the request to the threads, or says why not.
-    fn admit(&self, job: Job) -> Result<(), Response> {
+    /// Hands the request to the threads and calls one, for all that came with it once. Or says why not.
+    async fn admit(&self, job: Job) -> Result<(), Response> {
         match self.queue.put(Work::Request(job)) {
-            Ok(()) => Ok(()),
+            Ok(due) => {
+                if due.is_first {
+                    give_way().await;
+                }
+                Ok(())
+            }
             Err((Refused::Full, _)) => {
                 tracing::warn!("the queue for Python threads is full: answered with 503");
                 Err(busy("too many requests wait"))
@@ -187,6 +194,19 @@ impl Application {
             Err((Refused::Closed, _)) => Err(busy("the server is stopping")),
         }
     }
+}
+
+/// Lets the worker begin the other requests that came with this one.
+async fn give_way() {
+    let mut is_first = true;
+    poll_fn(|cx| match std::mem::take(&mut is_first) {
+        true => {
+            cx.waker().wake_by_ref();
+            Poll::Pending
+        }
+        false => Poll::Ready(()),
+    })
+    .await;
 }
 
 fn busy(reason: &str) -> Response {
@@ -206,7 +226,7 @@ impl Responder for Application {
             match &application.inline {
                 Some(inline) if answering.has_body(INLINE_BODY_BYTES_MAX).await => inline.serve(job),
                 _ => {
-                    if let Err(refusal) = application.admit(job) {
+                    if let Err(refusal) = application.admit(job).await {
                         return refusal;
                     }
                 }

@@ -5,6 +5,8 @@
 //! and takes over at once where that one blocks. When it has found a job and sees more of them, it calls the next. So
 //! as many threads are up as block at the same time, and one; the last to sleep is the first to be called, while the
 //! processor's caches still know it.
+//!
+//! A worker that has begun one request may have more to begin: it calls when it has put them all.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -42,7 +44,29 @@ struct State<T> {
     asleep: Vec<Arc<Call>>,
     /// A thread was called and has not looked yet.
     is_one_called: bool,
+    /// Whoever has put a job first will call for all that are put before that.
+    is_call_due: bool,
     is_closed: bool,
+}
+
+/// A call that is due, and made when this is dropped. If it is not the first, another one makes it.
+#[derive(Debug)]
+#[must_use = "dropped at once, it calls a thread for each job"]
+pub(super) struct Due<'a, T> {
+    queue: &'a Queue<T>,
+    pub(super) is_first: bool,
+}
+
+impl<T> Drop for Due<'_, T> {
+    fn drop(&mut self) {
+        if self.is_first {
+            let mut state = self.queue.lock();
+            state.is_call_due = false;
+            if !state.jobs.is_empty() {
+                wake(state);
+            }
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -79,13 +103,18 @@ impl Call {
 impl<T> Queue<T> {
     /// For `jobs_max` jobs.
     pub(super) fn new(jobs_max: usize) -> Queue<T> {
-        let state =
-            State { jobs: VecDeque::new(), asleep: Vec::new(), is_one_called: false, is_closed: false };
+        let state = State {
+            jobs: VecDeque::new(),
+            asleep: Vec::new(),
+            is_one_called: false,
+            is_call_due: false,
+            is_closed: false,
+        };
         Queue { state: Mutex::new(state), jobs_max }
     }
 
-    /// Gives back what is refused.
-    pub(super) fn put(&self, job: T) -> Result<(), (Refused, T)> {
+    /// Adds a job, and calls a thread for it when what is returned goes. Gives back what is refused.
+    pub(super) fn put(&self, job: T) -> Result<Due<'_, T>, (Refused, T)> {
         let mut state = self.lock();
         if state.is_closed {
             return Err((Refused::Closed, job));
@@ -94,8 +123,7 @@ impl<T> Queue<T> {
             return Err((Refused::Full, job));
         }
         state.jobs.push_back(job);
-        wake(state);
-        Ok(())
+        Ok(Due { queue: self, is_first: !std::mem::replace(&mut state.is_call_due, true) })
     }
 
     /// The next job for the thread on that seat.
@@ -162,7 +190,7 @@ mod tests {
     fn one_thread_is_called_at_a_time_and_the_last_that_slept_first() {
         let (queue, first, second) = (Queue::new(8), Seat::new(), Seat::new());
         assert_eq!((queue.take(&first), queue.take(&second)), (Taken::Empty, Taken::Empty));
-        (1..=3).for_each(|job| queue.put(job).unwrap());
+        (1..=3).for_each(|job| drop(queue.put(job).unwrap()));
         assert_eq!((is_called(&first), is_called(&second)), (false, true));
         // There is more than it takes.
         assert_eq!(queue.take(&second), Taken::Job(1));
@@ -171,17 +199,38 @@ mod tests {
         assert_eq!(queue.take(&second), Taken::Job(3));
         assert_eq!(queue.take(&second), Taken::Empty);
         // The first is on its way still.
-        queue.put(4).unwrap();
+        drop(queue.put(4).unwrap());
         assert!(!is_called(&second));
         assert_eq!(queue.take(&first), Taken::Job(4));
     }
 
     #[test]
+    fn one_call_is_made_for_all_that_is_put_before_it() {
+        let (queue, seat) = (Queue::new(8), Seat::new());
+        assert_eq!(queue.take(&seat), Taken::Empty);
+        let first = queue.put(1).unwrap();
+        let second = queue.put(2).unwrap();
+        assert_eq!((first.is_first, second.is_first), (true, false));
+        drop(second);
+        assert!(!is_called(&seat));
+        drop(first);
+        assert!(is_called(&seat));
+        assert_eq!([queue.take(&seat), queue.take(&seat)], [Taken::Job(1), Taken::Job(2)]);
+        // Who is up already may be faster.
+        let third = queue.put(3).unwrap();
+        assert!(third.is_first);
+        assert_eq!([queue.take(&seat), queue.take(&seat)], [Taken::Job(3), Taken::Empty]);
+        drop(third);
+        assert!(!is_called(&seat));
+    }
+
+    #[test]
     fn it_is_full_at_its_bound_and_what_is_in_it_outlives_its_closing() {
         let (queue, seat) = (Queue::new(2), Seat::new());
-        assert_eq!([queue.put(1), queue.put(2), queue.put(3)], [Ok(()), Ok(()), Err((Refused::Full, 3))]);
+        let put = |job| queue.put(job).map(drop);
+        assert_eq!([put(1), put(2), put(3)], [Ok(()), Ok(()), Err((Refused::Full, 3))]);
         queue.close();
-        assert_eq!(queue.put(4), Err((Refused::Closed, 4)));
+        assert_eq!(put(4), Err((Refused::Closed, 4)));
         let taken = [queue.take(&seat), queue.take(&seat), queue.take(&seat)];
         assert_eq!(taken, [Taken::Job(1), Taken::Job(2), Taken::Closed]);
     }
@@ -206,7 +255,7 @@ mod tests {
             })
             .collect();
         for job in 1..=20_000 {
-            queue.put(job).unwrap();
+            drop(queue.put(job).unwrap());
             if job % 64 == 0 {
                 // Everything is taken without another one to wake for it.
                 while queue.len() > 0 {
