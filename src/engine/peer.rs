@@ -162,17 +162,50 @@ impl Peer {
         }
     }
 
-    /// That of another socket, with the memory of this one.
-    pub(crate) fn renewed(
-        mut self,
+    /// Becomes that of another socket, with the memory of this one.
+    pub(crate) fn renew(
+        &mut self,
         token: Token,
         descriptor: Descriptor,
         listener: ListenerId,
         is_tcp: bool,
         now: Tick,
-    ) -> Peer {
+    ) {
         self.connection.reset(REQUESTS_KEPT);
-        Peer::new(token, descriptor, listener, is_tcp, self.connection, now)
+        // In place, since all of it is some cache lines; and all named, so that no field is forgotten.
+        let Peer {
+            token: its_token,
+            descriptor: its_descriptor,
+            listener: its_listener,
+            is_tcp: is_its_tcp,
+            address,
+            connection: _,
+            output,
+            in_flight,
+            backlog,
+            paused_requests,
+            phase,
+            input,
+            receiving,
+            is_dirty,
+            rests,
+            in_burst,
+            awaits_sent,
+            is_truncated,
+            has_spoken,
+            is_watched,
+            since,
+            sending_since,
+        } = self;
+        (*its_token, *its_descriptor, *its_listener, *is_its_tcp) = (token, descriptor, listener, is_tcp);
+        *address = None;
+        *output = Output::default();
+        *backlog = VecDeque::new();
+        (*in_flight, *paused_requests) = (0, 0);
+        (*phase, *input, *receiving) = (Phase::Serving, Input::Open, Receiving::On);
+        (*is_dirty, *rests, *in_burst, *awaits_sent) = (false, false, false, false);
+        (*is_truncated, *has_spoken, *is_watched) = (false, false, false);
+        (*since, *sending_since) = (now, now);
     }
 
     /// Bytes on their way out that the peer has not taken.

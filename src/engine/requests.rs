@@ -104,17 +104,24 @@ impl Requests {
     }
 
     /// Feeds received bytes to the peer's connection.
-    pub(crate) fn receive<R: Ring>(&mut self, ring: &R, peer: &mut Peer, chunk: &Chunk) {
-        let mut input: &[u8] = chunk;
+    pub(crate) fn receive<R: Ring>(&mut self, ring: &R, peer: &mut Peer, chunk: Chunk) {
+        let mut input: &[u8] = &chunk;
         loop {
             while let Some(whole) = peer.connection.take_request(&mut input) {
                 peer.has_spoken = true;
-                self.whole(ring, peer, whole, chunk);
+                let WholeRequest { request, id, params, is_complete, .. } = whole;
+                if input.is_empty() {
+                    // Most chunks are one request: it gets the buffer itself, not a view of it beside ours.
+                    let start = params.as_ptr().addr() - chunk.as_ptr().addr();
+                    let part = start..start + params.len();
+                    return self.whole(ring, peer, (request, id), chunk.into_part(part), is_complete);
+                }
+                self.whole(ring, peer, (request, id), chunk.slice_ref(params), is_complete);
             }
             match peer.connection.handle_input(&mut input, peer.output.block_mut()) {
                 Ok(Some(event)) => {
                     peer.has_spoken = true;
-                    self.event(ring, peer, event, chunk);
+                    self.event(ring, peer, event, &chunk);
                 }
                 Ok(None) => {
                     // Management records are no events, but they are records.
@@ -131,12 +138,18 @@ impl Requests {
         }
     }
 
-    /// A request with all its params, as most come.
+    /// A Responder's request with all its params, as most come.
     #[inline]
-    fn whole<R: Ring>(&mut self, ring: &R, peer: &mut Peer, whole: WholeRequest<'_>, chunk: &Chunk) {
-        let WholeRequest { request, id, params, is_complete, .. } = whole;
+    fn whole<R: Ring>(
+        &mut self,
+        ring: &R,
+        peer: &mut Peer,
+        (request, id): (RequestKey, RequestId),
+        params: Chunk,
+        is_complete: bool,
+    ) {
         self.begun(peer, request, id, Role::Responder);
-        self.params(peer, request, params, chunk);
+        self.params(peer, request, params);
         self.params_ended(ring, peer, request);
         if is_complete {
             self.feed_ended(peer, request, RecordType::Stdin);
@@ -146,7 +159,7 @@ impl Requests {
     fn event<R: Ring>(&mut self, ring: &R, peer: &mut Peer, event: Event<'_>, chunk: &Chunk) {
         match event {
             Event::Begun { request, id, role, .. } => self.begun(peer, request, id, role),
-            Event::Params { request, bytes } => self.params(peer, request, bytes, chunk),
+            Event::Params { request, bytes } => self.params(peer, request, chunk.slice_ref(bytes)),
             Event::ParamsEnded { request } => self.params_ended(ring, peer, request),
             Event::Stdin { request, bytes } => self.feed(peer, request, RecordType::Stdin, bytes, chunk),
             Event::StdinEnded { request } => self.feed_ended(peer, request, RecordType::Stdin),
@@ -196,12 +209,11 @@ impl Requests {
         self.metrics.requests_begun.incr();
     }
 
-    fn params(&mut self, peer: &mut Peer, request: RequestKey, bytes: &[u8], chunk: &Chunk) {
+    fn params(&mut self, peer: &mut Peer, request: RequestKey, piece: Chunk) {
         let Some(slot) = peer.connection.get_mut(request) else { return };
         let Some(exchange) = slot.exchange.as_mut().and_then(Rc::get_mut) else { return };
-        let scarce = self.buffers.is_scarce();
-        let copied = exchange.collect_params(bytes, || (!scarce).then(|| chunk.slice_ref(bytes)));
-        if copied {
+        let may_keep = !self.buffers.is_scarce();
+        if exchange.collect_params(piece, may_keep) {
             self.metrics.params_copied.incr();
         }
     }

@@ -301,8 +301,7 @@ impl<R: Ring> Worker<R> {
         let now = self.clock.now();
         entry.insert(match self.gone.pop() {
             Some(mut place) => {
-                let gone = *place;
-                *place = gone.renewed(token, descriptor, listener, is_tcp, now);
+                place.renew(token, descriptor, listener, is_tcp, now);
                 place
             }
             None => {
@@ -373,9 +372,9 @@ impl<R: Ring> Worker<R> {
         {
             peer.output = output;
         }
-        self.parts.requests.receive(&self.ring, peer, &chunk);
-        self.parts.requests.sweep();
         let is_full = chunk.len() == self.ring.pool().buffer_bytes();
+        self.parts.requests.receive(&self.ring, peer, chunk);
+        self.parts.requests.sweep();
         // Of a burst the peer gets the answers part by part: it asks on meanwhile, and neither sleeps while the other
         // works (many requests on one connection: a third of all CPU time).
         let is_burst = std::mem::replace(&mut peer.in_burst, is_full) || is_full;

@@ -182,18 +182,16 @@ impl Exchange {
         self.is_touched.set(false);
     }
 
-    /// Takes the next piece of the PARAMS stream. `keep` makes a view of it, or gives `None` where buffers are
-    /// scarce. Returns whether bytes were copied.
-    pub(crate) fn collect_params(&mut self, piece: &[u8], keep: impl FnOnce() -> Option<Chunk>) -> bool {
+    /// Takes the next piece of the PARAMS stream. The first one is kept as it is, unless buffers are scarce. Returns
+    /// whether bytes were copied.
+    pub(crate) fn collect_params(&mut self, piece: Chunk, may_keep: bool) -> bool {
         let bytes = self.params.bytes_mut();
         let mut block = match std::mem::take(bytes) {
-            ParamsBytes::None => match keep() {
-                Some(chunk) => {
-                    *bytes = ParamsBytes::Chunk(chunk);
-                    return false;
-                }
-                None => std::mem::take(&mut self.spare),
-            },
+            ParamsBytes::None if may_keep => {
+                *bytes = ParamsBytes::Chunk(piece);
+                return false;
+            }
+            ParamsBytes::None => std::mem::take(&mut self.spare),
             ParamsBytes::Chunk(first) => {
                 let mut block = std::mem::take(&mut self.spare);
                 block.extend_from_slice(&first);
@@ -201,7 +199,7 @@ impl Exchange {
             }
             ParamsBytes::Copied(block) => block,
         };
-        block.extend_from_slice(piece);
+        block.extend_from_slice(&piece);
         *bytes = ParamsBytes::Copied(block);
         true
     }
@@ -689,8 +687,8 @@ mod tests {
     fn params_are_copied_only_when_they_come_in_pieces() {
         let touched = Rc::new(Touched::default());
         let mut exchange = Exchange::new(touched, "".into(), Arc::default(), 1);
-        assert!(!exchange.collect_params(b"\x01\x01a1", || Some(Chunk::copy_from_slice(b"\x01\x01a1"))));
-        assert!(exchange.collect_params(b"\x01\x01b2", || unreachable!("only the first piece may be kept")));
+        assert!(!exchange.collect_params(Chunk::copy_from_slice(b"\x01\x01a1"), true));
+        assert!(exchange.collect_params(Chunk::copy_from_slice(b"\x01\x01b2"), true));
         exchange.parse_params(&Limits::default()).unwrap();
         assert_eq!(exchange.params.get("a"), Some(&b"1"[..]));
         assert_eq!(exchange.params.get("b"), Some(&b"2"[..]));

@@ -20,10 +20,10 @@
 #![expect(unsafe_code, reason = "buffers are written by the kernel and shared by counted views")]
 
 use std::fmt;
-use std::ops::Deref;
+use std::ops::{Deref, Range};
 use std::ptr::{self, NonNull};
 use std::slice;
-use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU32, AtomicU64, Ordering, fence};
+use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering, fence};
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
@@ -50,12 +50,12 @@ impl Default for PoolConfig {
 
 /// The receive buffers of one ring. A clone is another handle to the same buffers.
 #[derive(Clone)]
-pub struct Pool(Arc<Memory>);
+pub struct Pool(Arc<Owner>);
 
 impl Pool {
     /// Reserves the address space; memory is used as buffers are. EINVAL: the numbers do not fit each other.
     pub fn new(config: &PoolConfig) -> Result<Pool, Failure> {
-        Memory::map(config).map(|memory| Pool(Arc::new(memory)))
+        Memory::map(config).map(|memory| Pool(Arc::new(Owner(NonNull::from(Box::leak(Box::new(memory)))))))
     }
 
     /// Whether fewer than a quarter of the buffers are free: then a small piece is better copied than kept.
@@ -65,49 +65,49 @@ impl Pool {
 
     /// Buffers that nobody holds.
     pub fn free(&self) -> usize {
-        self.0.free.len()
+        self.memory().free.len()
     }
 
     /// All buffers.
     pub fn buffers(&self) -> usize {
-        self.0.views.len()
+        self.memory().views.len()
     }
 
     /// Size of one buffer.
     pub fn buffer_bytes(&self) -> usize {
-        self.0.buffer_bytes
+        self.memory().buffer_bytes
+    }
+
+    #[inline]
+    fn memory(&self) -> &Memory {
+        // SAFETY: the memory stays until its owner has gone, and `self` holds on to that.
+        unsafe { self.0.0.as_ref() }
     }
 
     /// Takes a buffer to be filled. `None`: all are in use; chunks that are dropped make room.
     pub(crate) fn lend(&self) -> Option<LentBuffer> {
-        let id = self.0.free.pop()?;
-        debug_assert_eq!(self.0.views[id as usize].load(Ordering::Relaxed), 0);
-        self.0.views[id as usize].store(1, Ordering::Relaxed);
-        Some(LentBuffer(Hold { memory: Arc::into_raw(Arc::clone(&self.0)), id }))
+        let memory = self.memory();
+        let id = memory.free.pop()?;
+        debug_assert_eq!(memory.views[id as usize].load(Ordering::Relaxed), 0);
+        memory.views[id as usize].store(1, Ordering::Relaxed);
+        Some(LentBuffer(Hold { memory: self.0.0, id }))
     }
 
     /// What [`Pool::await_return`] wakes. The first one stays.
     pub(crate) fn set_waker(&self, waker: Waker) {
-        self.0.waker.get_or_init(|| waker);
+        self.memory().waker.get_or_init(|| waker);
     }
 
     /// Asks for one use of the waker when a buffer comes back, from whatever thread: for a driver that has
     /// peers to receive from, no buffer to receive into, and is about to sleep. `false`: a buffer is free
     /// after all.
     pub(crate) fn await_return(&self) -> bool {
-        // Either this load sees the buffer given back or the thread that gives it back sees the flag: both
-        // sides write first and read then, and all four accesses are SeqCst.
-        self.0.awaited.store(true, Ordering::SeqCst);
-        let must_wait = FreeStack::unpack(self.0.free.head.load(Ordering::SeqCst)).1 == 0;
-        if !must_wait {
-            self.stop_awaiting();
-        }
-        must_wait
+        self.memory().free.await_push()
     }
 
     /// Takes back [`Pool::await_return`].
     pub(crate) fn stop_awaiting(&self) {
-        self.0.awaited.store(false, Ordering::Relaxed);
+        self.memory().free.stop_awaiting();
     }
 
     /// The buffer that [`LentBuffer::into_id`] turned into a number.
@@ -117,8 +117,8 @@ impl Pool {
     /// `id` came from `into_id` of a buffer of this pool, was not reclaimed since, and whoever was given its
     /// address no longer writes to it.
     pub(crate) unsafe fn reclaim(&self, id: u16) -> LentBuffer {
-        debug_assert_eq!(self.0.views[id as usize].load(Ordering::Relaxed), 1);
-        LentBuffer(Hold { memory: Arc::as_ptr(&self.0), id })
+        debug_assert_eq!(self.memory().views[id as usize].load(Ordering::Relaxed), 1);
+        LentBuffer(Hold { memory: self.0.0, id })
     }
 }
 
@@ -215,6 +215,24 @@ impl Chunk {
         }
     }
 
+    /// The same chunk, less what lies outside of `range`. As [`Chunk::slice_ref`], but nothing is counted.
+    ///
+    /// # Panics
+    ///
+    /// When `range` reaches beyond the end.
+    pub(crate) fn into_part(mut self, range: Range<usize>) -> Chunk {
+        assert!(range.start <= range.end && range.end <= self.len(), "the part is not one of this chunk");
+        match &mut self.0 {
+            _ if range.is_empty() => return Chunk::default(),
+            Kind::Heap(bytes) => *bytes = bytes.slice(range),
+            Kind::Pooled(view) => {
+                view.start += range.start as u32;
+                view.len = range.len() as u32;
+            }
+        }
+        self
+    }
+
     /// Takes the first `count` bytes off this chunk.
     ///
     /// # Panics
@@ -307,13 +325,12 @@ impl fmt::Debug for Chunk {
 
 /// One of the views of a buffer that is not free.
 struct Hold {
-    /// From `Arc::into_raw`. Every buffer that is not free owns one strong reference, common to all its
-    /// holds.
-    memory: *const Memory,
+    /// Stays until this buffer, like all others, is given back.
+    memory: NonNull<Memory>,
     id: u16,
 }
 
-// SAFETY: a hold is an index and a counted reference to `Memory`, which is `Sync`; the counts are atomic.
+// SAFETY: a hold is an index and a reference to `Memory`, which is `Sync`; its counts are atomic.
 unsafe impl Send for Hold {}
 // SAFETY: as above; nothing can be changed through a shared hold but the atomic counts.
 unsafe impl Sync for Hold {}
@@ -321,9 +338,9 @@ unsafe impl Sync for Hold {}
 impl Hold {
     #[inline]
     fn memory(&self) -> &Memory {
-        // SAFETY: the buffer's strong reference is given back by the drop of its last hold, and `self` is
+        // SAFETY: the memory stays as long as a buffer is out, and the drop of the last hold gives it back: `self` is
         // one.
-        unsafe { &*self.memory }
+        unsafe { self.memory.as_ref() }
     }
 }
 
@@ -349,10 +366,8 @@ impl Drop for Hold {
         } else {
             return;
         }
-        self.memory().give_back(self.id);
-        // SAFETY: the pointer is from `Arc::into_raw` or `as_ptr` of the same Arc, and the strong reference
-        // that this buffer owned since it was lent is given back here alone, by the last hold.
-        unsafe { Arc::decrement_strong_count(self.memory) }
+        // SAFETY: this was the last hold of a buffer that was out, and nothing uses `memory` after this.
+        unsafe { Memory::give_back(self.memory, Some(self.id)) }
     }
 }
 
@@ -363,15 +378,29 @@ fn stride(buffer_bytes: usize) -> usize {
     buffer_bytes.next_multiple_of(CACHE_LINE) + 17 * CACHE_LINE
 }
 
-/// The mapping and who uses which part of it.
+/// All handles to a pool together. The memory goes with this and the last buffer that is out, whichever is later.
+struct Owner(NonNull<Memory>);
+
+// SAFETY: a reference to `Memory`, which is `Send` and `Sync`.
+unsafe impl Send for Owner {}
+// SAFETY: as above.
+unsafe impl Sync for Owner {}
+
+impl Drop for Owner {
+    fn drop(&mut self) {
+        // SAFETY: there is one owner, this, and nothing uses `memory` after this.
+        unsafe { Memory::give_back(self.0, None) }
+    }
+}
+
+/// The mapping and who uses which part of it. Lives on the heap, for its owner and the buffers that are out.
 struct Memory {
     base: NonNull<u8>,
     buffer_bytes: usize,
     /// For each buffer, how many holds it has: 0 while it is free.
     views: Box<[AtomicU32]>,
     free: FreeStack,
-    /// Whether a driver sleeps that cannot receive before a buffer comes back.
-    awaited: AtomicBool,
+    /// Of a driver that cannot receive before a buffer comes back.
     waker: OnceLock<Waker>,
 }
 
@@ -399,15 +428,29 @@ impl Memory {
         let base = NonNull::new(base.cast()).expect("a mapping without a fixed address is not at 0");
         let views = (0..buffers_max).map(|_| AtomicU32::new(0)).collect();
         let free = FreeStack::full(buffers_max);
-        let (awaited, waker) = (AtomicBool::new(false), OnceLock::new());
-        Ok(Memory { base, buffer_bytes: buffer_bytes as usize, views, free, awaited, waker })
+        Ok(Memory { base, buffer_bytes: buffer_bytes as usize, views, free, waker: OnceLock::new() })
     }
 
+    /// Gives back a buffer, or what the owner has (`None`). With the last of these the memory goes.
+    ///
+    /// # Safety
+    ///
+    /// The caller has what it gives back, and uses `memory` no more: another thread may free it.
     #[inline]
-    fn give_back(&self, id: u16) {
-        self.free.push(id);
-        if self.awaited.load(Ordering::SeqCst) && self.awaited.swap(false, Ordering::SeqCst) {
-            self.waker.get().inspect(|waker| waker.wake());
+    unsafe fn give_back(memory: NonNull<Memory>, id: Option<u16>) {
+        // SAFETY: what the caller has keeps the memory until the push.
+        let Memory { free, views, waker: known, .. } = unsafe { memory.as_ref() };
+        let (whole, mut waker) = (views.len() + 1, None);
+        let pushed = push(&free.head, &free.below, id, || waker = known.get().cloned());
+        if pushed.len as usize == whole {
+            // SAFETY: from `Box::leak`; every buffer and the owner's part are back, so this thread, the last one, is
+            // alone with it. The pushes before happen before this one: each is an exchange of the same word.
+            drop(unsafe { Box::from_raw(memory.as_ptr()) });
+        }
+        if pushed.was_awaited
+            && let Some(waker) = waker
+        {
+            waker.wake();
         }
     }
 
@@ -419,10 +462,10 @@ impl Memory {
 
 impl Drop for Memory {
     fn drop(&mut self) {
-        debug_assert_eq!(self.free.len(), self.views.len());
+        debug_assert_eq!(self.free.len(), self.views.len() + 1);
         let bytes = self.views.len() * stride(self.buffer_bytes);
-        // SAFETY: exactly the mapping made in `map`; every buffer is free (each other one owns a reference to
-        // `self`), so neither the kernel nor a view can reach it any more.
+        // SAFETY: exactly the mapping made in `map`; every buffer is free (`give_back`), so neither the kernel nor a
+        // view can reach it any more.
         let result = unsafe { libc::munmap(self.base.as_ptr().cast(), bytes) };
         debug_assert_eq!(result, 0);
     }
@@ -430,11 +473,38 @@ impl Drop for Memory {
 
 /// Free buffers, the last one given back on top. Lock-free; any thread may push and pop.
 struct FreeStack {
-    /// `changes:u32 | len:u16 | top:u16`, where `top` is 1 + the id, or 0. `changes` makes a head that was
-    /// seen before distinguishable from the same top buffer over another rest (the ABA problem).
     head: AtomicU64,
     /// For each buffer in the stack, the `top` below it.
     below: Box<[AtomicU16]>,
+}
+
+/// All that is true of the stack at a time, in one word: `changes:u31 | is_awaited:1 | len:u16 | top:u16`.
+#[derive(Clone, Copy)]
+struct Head {
+    /// Makes a head that was seen before distinguishable from the same top buffer over another rest (the ABA problem).
+    changes: u32,
+    /// Whether a driver sleeps that wants to be woken by the next push.
+    is_awaited: bool,
+    /// Free buffers, and one more when the pool's owner has gone.
+    len: u16,
+    /// 1 + the id of the top buffer, or 0.
+    top: u16,
+}
+
+impl Head {
+    const AWAITED: u64 = 1 << 32;
+
+    #[inline]
+    fn unpack(word: u64) -> Head {
+        let is_awaited = word & Head::AWAITED != 0;
+        Head { changes: (word >> 33) as u32, is_awaited, len: (word >> 16) as u16, top: word as u16 }
+    }
+
+    #[inline]
+    fn pack(self) -> u64 {
+        let is_awaited = if self.is_awaited { Head::AWAITED } else { 0 };
+        u64::from(self.changes) << 33 | is_awaited | u64::from(self.len) << 16 | u64::from(self.top)
+    }
 }
 
 impl FreeStack {
@@ -443,51 +513,69 @@ impl FreeStack {
     /// All of `0..count`, 0 on top.
     fn full(count: u16) -> FreeStack {
         let below = (0..count).map(|id| AtomicU16::new(if id + 1 < count { id + 2 } else { 0 })).collect();
-        FreeStack { head: AtomicU64::new(FreeStack::pack(0, count, 1)), below }
+        let head = Head { changes: 0, is_awaited: false, len: count, top: 1 };
+        FreeStack { head: AtomicU64::new(head.pack()), below }
     }
 
     fn len(&self) -> usize {
-        FreeStack::unpack(self.head.load(Ordering::Relaxed)).1 as usize
+        Head::unpack(self.head.load(Ordering::Relaxed)).len as usize
     }
 
     #[inline]
     fn pop(&self) -> Option<u16> {
-        let mut head = self.head.load(Ordering::Acquire);
+        let mut word = self.head.load(Ordering::Acquire);
         loop {
-            let (changes, len, top) = FreeStack::unpack(head);
-            let id = top.checked_sub(1)?;
+            let head = Head::unpack(word);
+            let id = head.top.checked_sub(1)?;
             let below = self.below[id as usize].load(Ordering::Relaxed);
-            let next = FreeStack::pack(changes.wrapping_add(1), len - 1, below);
-            match self.head.compare_exchange_weak(head, next, Ordering::Acquire, Ordering::Acquire) {
+            let next = Head { changes: head.changes.wrapping_add(1), len: head.len - 1, top: below, ..head };
+            match self.head.compare_exchange_weak(word, next.pack(), Ordering::Acquire, Ordering::Acquire) {
                 Ok(_) => return Some(id),
-                Err(seen) => head = seen,
+                Err(seen) => word = seen,
             }
         }
     }
 
-    #[inline]
-    fn push(&self, id: u16) {
-        let mut head = self.head.load(Ordering::Relaxed);
-        loop {
-            let (changes, len, top) = FreeStack::unpack(head);
-            self.below[id as usize].store(top, Ordering::Relaxed);
-            let next = FreeStack::pack(changes.wrapping_add(1), len + 1, id + 1);
-            // Release: what was done with the buffer, here and by views dropped before, happens before it is
-            // lent. SeqCst rather, for `await_return`; it costs nothing more where such an exchange is a full
-            // barrier.
-            match self.head.compare_exchange_weak(head, next, Ordering::SeqCst, Ordering::Relaxed) {
-                Ok(_) => return,
-                Err(seen) => head = seen,
-            }
+    /// Has the next push say that it was awaited. `false`: there is a buffer already.
+    fn await_push(&self) -> bool {
+        let set = |word| (Head::unpack(word).top == 0).then_some(word | Head::AWAITED);
+        self.head.fetch_update(Ordering::AcqRel, Ordering::Acquire, set).is_ok()
+    }
+
+    fn stop_awaiting(&self) {
+        self.head.fetch_and(!Head::AWAITED, Ordering::Relaxed);
+    }
+}
+
+/// What a [`push`] found and made.
+struct Pushed {
+    len: u16,
+    was_awaited: bool,
+}
+
+/// Gives back a buffer, or what the owner has (`None`). Where that is awaited, `awaited` is called before.
+///
+/// No method: with the exchange in here the whole stack may be freed by another thread, so nothing may borrow it but
+/// what is shared with that one anyway.
+#[inline]
+fn push(head: &AtomicU64, below: &[AtomicU16], id: Option<u16>, mut awaited: impl FnMut()) -> Pushed {
+    let mut word = head.load(Ordering::Relaxed);
+    loop {
+        let seen = Head::unpack(word);
+        if seen.is_awaited {
+            awaited();
         }
-    }
-
-    fn pack(changes: u32, len: u16, top: u16) -> u64 {
-        u64::from(changes) << 32 | u64::from(len) << 16 | u64::from(top)
-    }
-
-    fn unpack(head: u64) -> (u32, u16, u16) {
-        ((head >> 32) as u32, (head >> 16) as u16, head as u16)
+        let top = id.map_or(seen.top, |id| {
+            below[id as usize].store(seen.top, Ordering::Relaxed);
+            id + 1
+        });
+        let next = Head { changes: seen.changes.wrapping_add(1), is_awaited: false, len: seen.len + 1, top };
+        // Release: what was done with the buffer, here and by views dropped before, happens before it is lent, or
+        // unmapped. Acquire: for the latter.
+        match head.compare_exchange_weak(word, next.pack(), Ordering::AcqRel, Ordering::Relaxed) {
+            Ok(_) => return Pushed { len: next.len, was_awaited: seen.is_awaited },
+            Err(other) => word = other,
+        }
     }
 }
 
@@ -674,6 +762,24 @@ mod tests {
         assert_eq!(wakes.load(Ordering::Relaxed), 1);
     }
 
+    /// The last handle, or the last chunk of several threads: in any order the memory goes once, and with the last.
+    #[test]
+    fn the_memory_goes_with_whoever_is_last() {
+        for _ in 0..if cfg!(miri) { 20 } else { 2_000 } {
+            let (pool, sign) = (pool(2), Arc::new(()));
+            let held = Arc::clone(&sign);
+            pool.set_waker(Waker::new(move || assert_eq!(*held, ())));
+            let (a, b) = (filled(&pool, b"a"), filled(&pool, b"b"));
+            assert!(pool.await_return());
+            std::thread::scope(|scope| {
+                scope.spawn(|| drop(a));
+                scope.spawn(|| drop(b));
+                drop(pool);
+            });
+            assert_eq!(Arc::strong_count(&sign), 1);
+        }
+    }
+
     #[test]
     fn numbers_that_do_not_fit_are_refused() {
         let good = PoolConfig::default();
@@ -686,6 +792,25 @@ mod tests {
         ] {
             assert_eq!(Pool::new(&config).unwrap_err().errno, libc::EINVAL);
         }
+    }
+
+    #[test]
+    fn a_part_of_the_only_view_is_the_only_view() {
+        let pool = pool(2);
+        for whole in [filled(&pool, b"abcdef"), Chunk::copy_from_slice(b"abcdef")] {
+            let part = whole.into_part(1..5).into_part(1..3);
+            assert_eq!(&part[..], b"cd");
+            let is_pooled = part.is_pooled();
+            assert_eq!(pool.free(), 2 - usize::from(is_pooled));
+            assert!(part.into_part(2..2).is_empty());
+            assert_eq!(pool.free(), 2);
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "not one of this chunk")]
+    fn a_part_beyond_the_end_is_refused() {
+        filled(&pool(2), b"abcdef").into_part(1..5).into_part(1..5);
     }
 
     #[test]
