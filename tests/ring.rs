@@ -16,12 +16,14 @@ use ringway::ring::{
 };
 
 use support::world::{
-    Crank, Heard, Kernel, LISTENER, PATIENCE, Peer, Simulated, Tcp, Unix, World, output, pattern, send_all,
+    Crank, DirectUnix, Heard, Kernel, LISTENER, PATIENCE, Peer, Simulated, Tcp, Unix, World, output, pattern,
+    send_all,
 };
 
 macro_rules! suite {
     ($($name:ident),* $(,)?) => {
         suite!(uring_unix: Kernel<Uring, Unix>; $($name),*);
+        suite!(uring_direct: Kernel<Uring, DirectUnix>; $($name),*);
         suite!(uring_tcp: Kernel<Uring, Tcp>; $($name),*);
         suite!(epoll_unix: Kernel<Epoll, Unix>; $($name),*);
         suite!(epoll_tcp: Kernel<Epoll, Tcp>; $($name),*);
@@ -70,6 +72,7 @@ suite! {
     held_chunks_stall_receiving_without_loss_or_spin,
     chunks_dropped_by_another_thread_are_seen,
     accepting_stops_and_starts_again,
+    a_crowd_is_accepted_and_may_be_stopped_in_the_middle,
     nobody_connects_after_unlisten,
     who_waits_when_the_listener_closes_is_accepted,
     exhausted_descriptors_stop_accepting_without_a_spin,
@@ -707,6 +710,36 @@ fn accepting_stops_and_starts_again<W: World>(world: W) {
     assert!(crank.seen.is_empty());
     crank.ring.accept(LISTENER);
     assert!(matches!(crank.next(), Completion::Accepted { .. }));
+    crank.connect();
+}
+
+/// More than a driver accepts in one turn. What comes after a stop was on its way already.
+fn a_crowd_is_accepted_and_may_be_stopped_in_the_middle<W: World>(world: W) {
+    let mut crank = Crank::listening(&world);
+    crank.settle();
+    let peers: Vec<_> = (0..150).map(|_| world.try_connect().expect("somebody listens")).collect();
+    let is_accepted = |it: &Completion| matches!(it, Completion::Accepted { .. });
+    let mut accepted = 0;
+    for _ in 0..2 {
+        assert!(is_accepted(&crank.next()));
+        crank.ring.accept_stop(LISTENER);
+        crank.settle();
+        assert!(crank.seen.iter().all(is_accepted), "{:?}", crank.seen);
+        accepted += 1 + crank.seen.drain(..).count();
+        crank.ring.accept(LISTENER);
+        // Also a stop that is taken back at once.
+        crank.ring.accept_stop(LISTENER);
+        crank.ring.accept(LISTENER);
+        if accepted == peers.len() {
+            break;
+        }
+    }
+    while accepted < peers.len() {
+        assert!(is_accepted(&crank.next()));
+        accepted += 1;
+    }
+    crank.settle();
+    assert!(crank.seen.is_empty());
     crank.connect();
 }
 

@@ -128,7 +128,7 @@ fn poll<R: Ring>(
             let _guard = locals.enter();
             worker.pass()
         };
-        if !found_any && !worker.has_work() && !worker.is_finished() && wakeups.park(cx.waker()) {
+        if !found_any && !worker.owes_turn() && !worker.is_finished() && wakeups.park(cx.waker()) {
             return Poll::Pending;
         }
         turns_left -= 1;

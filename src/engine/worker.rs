@@ -172,6 +172,11 @@ impl<R: Ring> Worker<R> {
         !self.dirty.is_empty() || self.parts.requests.has_touched()
     }
 
+    /// Whether the host must not sleep before the ring had one more turn.
+    pub(crate) fn owes_turn(&mut self) -> bool {
+        self.has_work() || self.ring.owes_turn()
+    }
+
     /// Whether the worker has come to its end.
     pub(crate) fn is_finished(&self) -> bool {
         match (self.parts.control.order(), self.draining) {

@@ -254,6 +254,12 @@ pub trait Ring: Sized {
     /// The next completion of this turn.
     fn completion(&mut self) -> Option<Completion>;
 
+    /// Whether something was asked for that only the next turn submits, so that no completion could end a sleep outside
+    /// of the ring.
+    fn owes_turn(&mut self) -> bool {
+        false
+    }
+
     /// A descriptor that is readable when [`Ring::turn`] would find something, while [`Ring::notify`] is on.
     /// The worker's host runtime watches it when it is the one that sleeps.
     fn notify_fd(&self) -> BorrowedFd<'_>;

@@ -5,12 +5,12 @@ use std::rc::Rc;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use ringway::{Driver, Failure, Request, Responder, Response, Stdout};
+use ringway::{Driver, Failure, Request, Responder, Response, Stdout, ready};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::app::{self, heard};
 use crate::peer::Ask;
-use crate::server::{Serve, each_driver};
+use crate::server::{Serve, each_driver, eventually};
 
 each_driver! {
     timers_are_kept_while_the_worker_is_busy,
@@ -24,6 +24,7 @@ each_driver! {
     a_handler_that_is_always_ready_starves_nobody,
     files_are_read_with_io_uring,
     several_workers_each_have_a_runtime,
+    a_burst_of_connections_leaves_no_one_out,
 }
 
 fn timers_are_kept_while_the_worker_is_busy(driver: Driver) {
@@ -309,4 +310,36 @@ fn several_workers_each_have_a_runtime(driver: Driver) {
     names.sort();
     names.dedup();
     assert_eq!(names, ["ringway-0", "ringway-1", "ringway-2"]);
+}
+
+/// While a handler waits in the host runtime that is where the worker sleeps, and nothing of its ring may be left over.
+fn a_burst_of_connections_leaves_no_one_out(driver: Driver) {
+    async fn sleep(_: Request) -> Response {
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        Response::new(204)
+    }
+    let block = ready(|_| {
+        std::thread::sleep(Duration::from_millis(30));
+        Response::new(204)
+    });
+    let served = Serve::new(driver).start(|server| {
+        server.responder("/", app::hello).responder("/sleep", sleep).responder("/block", block)
+    });
+    let mut sleeper = served.connect();
+    sleeper.ask(&Ask::get("/sleep"));
+    served.until("it sleeps", |metrics| metrics.tasks_pending == 1);
+    let mut blocker = served.connect();
+    for size in [15, 16, 17, 31, 32, 33] {
+        blocker.ask(&Ask::get("/block"));
+        let burst: Vec<_> = (0..size).map(|_| served.connect()).collect();
+        blocker.answer(1);
+        // They say nothing, so that only what is left over could wake the worker.
+        eventually("they are accepted", || served.handle.connections() == [2 + size]);
+        std::thread::sleep(Duration::from_millis(5));
+        let began = Instant::now();
+        assert_eq!(served.connect().get("/").status(), 200);
+        assert!(began.elapsed() < Duration::from_secs(2), "after {size}: {:?}", began.elapsed());
+        drop(burst);
+        eventually("they are gone", || served.handle.connections() == [2]);
+    }
 }

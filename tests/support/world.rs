@@ -98,6 +98,8 @@ impl Open for Uring {
 /// A socket family.
 pub trait Family: 'static {
     type Stream: Stream;
+    /// Whether connections may go into the ring's own table, where the driver has one.
+    const IS_DIRECT: bool = false;
     fn listen() -> (Listener, Option<tempfile::TempDir>);
     fn connect(address: &str) -> io::Result<Self::Stream>;
 }
@@ -114,6 +116,21 @@ impl Family for Unix {
 
     fn connect(address: &str) -> io::Result<UnixStream> {
         UnixStream::connect(address.strip_prefix("unix:").unwrap())
+    }
+}
+
+pub struct DirectUnix;
+
+impl Family for DirectUnix {
+    type Stream = UnixStream;
+    const IS_DIRECT: bool = true;
+
+    fn listen() -> (Listener, Option<tempfile::TempDir>) {
+        Unix::listen()
+    }
+
+    fn connect(address: &str) -> io::Result<UnixStream> {
+        Unix::connect(address)
     }
 }
 
@@ -166,7 +183,7 @@ impl<R: Open, F: Family> World for Kernel<R, F> {
 
     fn listen(&self, ring: &mut R, identify: bool) {
         let socket = self.listener.lock().unwrap().take_sockets().remove(0);
-        ring.listen(LISTENER, socket, identify, false).unwrap();
+        ring.listen(LISTENER, socket, identify || !F::IS_DIRECT, false).unwrap();
     }
 
     fn try_connect(&self) -> Option<Box<dyn Peer>> {

@@ -1,5 +1,6 @@
 //! Listening sockets, and connections on their way to another ring.
 
+use std::collections::VecDeque;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::ptr::null_mut;
 use std::sync::Arc;
@@ -16,6 +17,9 @@ use super::{Uring, Waking};
 
 /// Connections taken from the queue of a listener that is closed; more than a queue can hold.
 const QUEUE_MAX: u32 = 1 << 16;
+
+/// Connections that plain calls take in one turn; whoever has something for the ring waits that long.
+const AT_ONCE_MAX: u32 = 16;
 
 /// Where other rings send sockets to.
 #[derive(Clone)]
@@ -39,23 +43,44 @@ impl UringAddress {
 #[derive(Default)]
 pub(super) struct Listening {
     sockets: Slab<Listen>,
+    /// Those whose connections are taken by plain calls, and that had some when they were looked at last.
+    waiting: VecDeque<usize>,
+    /// How many such calls this turn has left.
+    calls_left: u32,
 }
 
 struct Listen {
     id: ListenerId,
     socket: OwnedFd,
-    /// Whether connections go into the ring's own table.
-    is_direct: bool,
-    /// Whether each accept takes one connection. The kernel gives a connection to the process that waits for the
-    /// longest time, and a multishot accept never loses that place: it would take all.
-    in_turns: bool,
-    /// Whether an accept is in flight.
+    way: Way,
+    /// Whether an accept, or the poll before plain ones, is in flight.
     is_armed: bool,
     is_wanted: bool,
     /// Closed as soon as the accept has ended.
     is_removed: bool,
     /// Whether the accept in flight only takes what waits in the queue.
     is_last: bool,
+}
+
+/// How connections are accepted.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Way {
+    /// A poll says when there are some, accept4(2) takes them. Of a Unix socket: the kernel makes a socket and a file
+    /// before it finds that its queue is empty, and a multishot accept would find that out at the end of each turn.
+    Plain,
+    /// Multishot, as ordinary descriptors. Of a TCP socket the kernel knows when its queue is empty.
+    Multi,
+    /// Multishot, into the ring's own table.
+    Direct,
+    /// Each accept takes one connection. The kernel gives a connection to the process that waits for the longest time,
+    /// and a multishot accept never loses that place: it would take all.
+    InTurns { direct: bool },
+}
+
+impl Way {
+    fn is_direct(self) -> bool {
+        matches!(self, Way::Direct | Way::InTurns { direct: true })
+    }
 }
 
 impl Listening {
@@ -75,13 +100,15 @@ impl Listening {
         listen.is_armed = true;
         let target = types::Fd(listen.socket.as_raw_fd());
         // A slot of the table is not a descriptor that a child process could inherit.
-        let flags = if listen.is_direct { 0 } else { libc::SOCK_CLOEXEC };
-        let accept = if listen.in_turns {
-            let slot = listen.is_direct.then(types::DestinationSlot::auto_target);
-            opcode::Accept::new(target, null_mut(), null_mut()).file_index(slot).flags(flags).build()
-        } else {
-            let accept = opcode::AcceptMulti::new(target).allocate_file_index(listen.is_direct);
-            accept.flags(flags).build()
+        let flags = if listen.way.is_direct() { 0 } else { libc::SOCK_CLOEXEC };
+        let accept = match listen.way {
+            Way::Plain => opcode::PollAdd::new(target, libc::POLLIN as u32).build(),
+            Way::Multi => opcode::AcceptMulti::new(target).flags(flags).build(),
+            Way::Direct => opcode::AcceptMulti::new(target).allocate_file_index(true).flags(flags).build(),
+            Way::InTurns { direct } => {
+                let slot = direct.then(types::DestinationSlot::auto_target);
+                opcode::Accept::new(target, null_mut(), null_mut()).file_index(slot).flags(flags).build()
+            }
         };
         queue.push(accept.user_data(tag(key).to_u64()));
     }
@@ -100,18 +127,24 @@ impl Uring {
         in_turns: bool,
     ) -> Result<(), Failure> {
         let failed = |errno| Failure::new(Operation::Listen, errno);
+        let is_unix = sockopt::socket_domain(&socket) == Ok(AddressFamily::UNIX);
+        let direct = is_unix && !identify;
+        let way = match (in_turns, direct) {
+            (true, direct) => Way::InTurns { direct },
+            (false, true) => Way::Direct,
+            (false, false) if is_unix => Way::Plain,
+            (false, false) => Way::Multi,
+        };
         // On a non-blocking socket io_uring reports EAGAIN instead of waiting for a connection.
-        rustix::io::ioctl_fionbio(&socket, false).map_err(|error| failed(error.raw_os_error()))?;
+        rustix::io::ioctl_fionbio(&socket, way == Way::Plain)
+            .map_err(|error| failed(error.raw_os_error()))?;
         if !sockopt::socket_acceptconn(&socket).map_err(|error| failed(error.raw_os_error()))? {
             return Err(failed(libc::EINVAL));
         }
-        let is_unix = sockopt::socket_domain(&socket) == Ok(AddressFamily::UNIX);
-        let is_direct = is_unix && !identify;
         let key = self.listening.sockets.insert(Listen {
             id,
             socket,
-            is_direct,
-            in_turns,
+            way,
             is_armed: false,
             is_wanted: true,
             is_removed: false,
@@ -136,11 +169,10 @@ impl Uring {
     pub(super) fn accept_again(&mut self, id: ListenerId) {
         let full = self.sockets.direct_open() >= self.direct_descriptors as usize;
         let Some((key, listen)) = self.listening.find(id) else { return };
-        listen.is_wanted = true;
-        if listen.is_armed {
+        if std::mem::replace(&mut listen.is_wanted, true) || listen.is_armed {
             return; // or being cancelled: then it is armed again when that is done
         }
-        if listen.is_direct && full {
+        if listen.way.is_direct() && full {
             // The kernel would accept a connection and drop it before it sees that the table is full.
             listen.is_wanted = false;
             let failure = Failure::new(Operation::Accept, libc::ENFILE);
@@ -151,7 +183,9 @@ impl Uring {
 
     pub(super) fn stop_accepting(&mut self, id: ListenerId) {
         let Some((key, listen)) = self.listening.find(id) else { return };
-        if std::mem::replace(&mut listen.is_wanted, false) && listen.is_armed {
+        let (was_wanted, is_armed) = (std::mem::replace(&mut listen.is_wanted, false), listen.is_armed);
+        self.listening.waiting.retain(|waiting| *waiting != key);
+        if was_wanted && is_armed {
             self.cancel(tag(key));
         }
     }
@@ -168,7 +202,7 @@ impl Uring {
     /// Closes a listening socket on which no accept is in flight, after it took what waits in its queue.
     fn end_listening(&mut self, key: usize) {
         let listen = &mut self.listening.sockets[key];
-        if listen.in_turns {
+        if let Way::InTurns { .. } = listen.way {
             // Non-blocking mode would be that of the other processes too. An accept that is cancelled in the same
             // enter takes what is there, and waits for nothing.
             listen.is_last = true;
@@ -202,7 +236,7 @@ impl Uring {
         let key = tag.index as usize;
         let listen = &mut self.listening.sockets[key];
         let listener = listen.id;
-        let is_direct = listen.is_direct;
+        let way = listen.way;
         if !cqueue::more(flags) {
             self.in_flight -= 1;
             listen.is_armed = false;
@@ -212,6 +246,7 @@ impl Uring {
                 self.end_listening(key);
             } else if listen.is_wanted {
                 match -result {
+                    ..=0 if way == Way::Plain => self.listening.waiting.push_back(key),
                     // Ended without a failure, or cancelled by a stop that was taken back.
                     ..=0 | libc::ECANCELED => self.arm_accept(key),
                     errno => {
@@ -222,10 +257,10 @@ impl Uring {
                 }
             }
         }
-        if result < 0 {
+        if result < 0 || way == Way::Plain {
             return None;
         }
-        let descriptor = if is_direct {
+        let descriptor = if way.is_direct() {
             self.sockets.open_direct(result as u32, listener)
         } else {
             // SAFETY: the kernel made this descriptor for this accept and tells nobody else; each completion
@@ -234,6 +269,43 @@ impl Uring {
             self.sockets.open_ordinary(fd, listener)
         };
         Some(Completion::Accepted { listener, descriptor })
+    }
+
+    /// For a new turn.
+    pub(super) fn allow_plain_accepts(&mut self) {
+        self.listening.calls_left = AT_ONCE_MAX;
+    }
+
+    /// Whether plain calls may find connections to accept.
+    pub(super) fn has_waiting(&self) -> bool {
+        !self.listening.waiting.is_empty()
+    }
+
+    /// The next connection that a plain call takes. They come one by one, so that each is served while the kernel has
+    /// it in the cache.
+    pub(super) fn accept_at_once(&mut self) -> Option<Completion> {
+        while let Some(&key) = self.listening.waiting.front() {
+            self.listening.calls_left = self.listening.calls_left.checked_sub(1)?;
+            let Listen { id, socket, is_wanted, .. } = &mut self.listening.sockets[key];
+            self.syscalls_outside += 1;
+            let errno = match rustix::net::accept_with(&*socket, SocketFlags::CLOEXEC) {
+                Ok(fd) => {
+                    let descriptor = self.sockets.open_ordinary(fd, *id);
+                    return Some(Completion::Accepted { listener: *id, descriptor });
+                }
+                Err(Errno::INTR | Errno::CONNABORTED) => continue,
+                Err(errno) => errno,
+            };
+            self.listening.waiting.pop_front();
+            if errno == Errno::AGAIN {
+                self.arm_accept(key);
+                continue;
+            }
+            *is_wanted = false;
+            let failure = Failure::new(Operation::Accept, errno.raw_os_error());
+            return Some(Completion::AcceptFailed { listener: *id, failure });
+        }
+        None
     }
 
     pub(super) fn send_socket(&mut self, descriptor: Descriptor, listener: ListenerId, to: &UringAddress) {

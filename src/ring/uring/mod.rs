@@ -7,7 +7,8 @@
 //!                          └── provided: buffers that the kernel fills, lent by the pool
 //! ```
 //!
-//! Accept and recv are multishot: asked for once, they complete until they end. Every operation carries a
+//! Accept and recv are multishot: asked for once, they complete until they end. What costs less as a plain call is
+//! one: accept of Unix sockets, and all that a connection of a single request needs. Every operation carries a
 //! [`Tag`] whose generation tells it from operations of an earlier life. The kernel works for this ring only
 //! while the worker is in an enter (deferred task work), so completions come in batches and never interrupt a
 //! handler.
@@ -222,6 +223,7 @@ impl Uring {
 
     /// Queues what this turn owes to the kernel besides what was asked for.
     fn prepare_turn(&mut self) {
+        self.allow_plain_accepts();
         self.provided.fill_up();
         while let Some((descriptor, generation)) = self.due.pop() {
             let socket = self.sockets.get(descriptor);
@@ -279,6 +281,7 @@ impl Uring {
             || (!self.inferred.is_empty() && wait != Wait::UntilArrival)
             || !self.taken.is_empty()
             || self.queue.has_completions()
+            || self.has_waiting()
             || (!self.starved.is_empty() && self.provided.len() > 0)
     }
 
@@ -854,13 +857,18 @@ impl Ring for Uring {
                 continue;
             }
             // The failure of a send may be among those that the kernel could not deliver.
-            if self.inferred_submitted == 0 || self.queue.is_overflowed() {
-                return None;
+            if self.inferred_submitted > 0 && !self.queue.is_overflowed() {
+                if let Some(completion) = self.infer_next() {
+                    return Some(completion);
+                }
+                continue;
             }
-            if let Some(completion) = self.infer_next() {
-                return Some(completion);
-            }
+            return self.accept_at_once();
         }
+    }
+
+    fn owes_turn(&mut self) -> bool {
+        !self.queue.is_submitted()
     }
 
     fn notify_fd(&self) -> BorrowedFd<'_> {

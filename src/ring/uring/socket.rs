@@ -21,7 +21,7 @@ pub(super) struct Tag {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]
 pub(super) enum Kind {
-    /// Multishot; a listener.
+    /// An accept, mostly multishot, or the poll before plain ones; a listener.
     Accept = 1,
     /// Multishot; a descriptor.
     Recv,
