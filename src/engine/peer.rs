@@ -162,7 +162,7 @@ impl Peer {
         }
     }
 
-    /// Becomes that of another socket, with the memory of this one.
+    /// Becomes that of another socket, with the memory of this one. Its output was cleared.
     pub(crate) fn renew(
         &mut self,
         token: Token,
@@ -180,7 +180,7 @@ impl Peer {
             is_tcp: is_its_tcp,
             address,
             connection: _,
-            output,
+            output: _,
             in_flight,
             backlog,
             paused_requests,
@@ -199,7 +199,6 @@ impl Peer {
         } = self;
         (*its_token, *its_descriptor, *its_listener, *is_its_tcp) = (token, descriptor, listener, is_tcp);
         *address = None;
-        *output = Output::default();
         *backlog = VecDeque::new();
         (*in_flight, *paused_requests) = (0, 0);
         (*phase, *input, *receiving) = (Phase::Serving, Input::Open, Receiving::On);

@@ -33,6 +33,9 @@ const OUTPUT_KEEP_BYTES: usize = 64 * 1024;
 /// Output blocks kept for reuse.
 const OUTPUTS_POOLED_MAX: usize = 256;
 
+/// Size up to which an output block stays with its closed peer.
+const OUTPUT_OF_GONE_KEEP_BYTES: usize = 4 * 1024;
+
 /// Closed peers kept for reuse.
 const PEERS_POOLED_MAX: usize = 256;
 
@@ -581,10 +584,9 @@ impl<R: Ring> Worker<R> {
 
     /// The connection was closed with its last output.
     fn ended_at_once(&mut self, token: Token) {
-        let mut peer = self.peers.remove(token.slot as usize);
+        let peer = self.peers.remove(token.slot as usize);
         self.parts.control.loads.remove(self.parts.index);
         self.parts.metrics.connections_closed.incr();
-        self.keep_output(std::mem::take(&mut peer.output));
         self.keep_peer(peer);
     }
 
@@ -595,8 +597,12 @@ impl<R: Ring> Worker<R> {
         }
     }
 
-    fn keep_peer(&mut self, peer: Box<Peer>) {
+    fn keep_peer(&mut self, mut peer: Box<Peer>) {
+        if peer.output.capacity() > OUTPUT_OF_GONE_KEEP_BYTES {
+            self.keep_output(std::mem::take(&mut peer.output));
+        }
         if self.gone.len() < PEERS_POOLED_MAX {
+            peer.output.clear(OUTPUT_OF_GONE_KEEP_BYTES);
             self.gone.push(peer);
         }
     }

@@ -31,6 +31,7 @@ use rustix::time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags};
 use slab::Slab;
 
 use super::buffer::LentBuffer;
+use super::socket::close;
 use super::{
     Completion, Descriptor, Failure, ListenerId, Operation, Output, Pool, PoolConfig, Ring, Token, Wait,
     Waker,
@@ -728,7 +729,7 @@ impl Ring for Epoll {
             return false;
         }
         self.syscalls += 1;
-        drop(self.sockets.remove(descriptor.0 as usize));
+        close(self.sockets.remove(descriptor.0 as usize).fd);
         true
     }
 
@@ -742,7 +743,7 @@ impl Ring for Epoll {
         // Nothing is ever in flight here, so the three steps are one: close(2) shuts down and leaves epoll.
         let socket = self.sockets.remove(descriptor.0 as usize);
         self.syscalls += 1;
-        drop(socket.fd);
+        close(socket.fd);
         if let Some(output) = socket.sending {
             let result = Err(failure(Operation::Send, Errno::CANCELED));
             self.queue.push_back(Completion::Sent { token: socket.token, output: *output, result });

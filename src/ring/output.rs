@@ -61,6 +61,11 @@ impl Output {
         self.block.capacity() == 0 && self.shared.is_empty()
     }
 
+    /// Memory of its block.
+    pub(crate) fn capacity(&self) -> usize {
+        self.block.capacity()
+    }
+
     /// Empties it for reuse. A block that grew past `keep_bytes` gives its memory back.
     pub fn clear(&mut self, keep_bytes: usize) {
         self.block.clear();

@@ -44,6 +44,7 @@ use self::provided::Provided;
 use self::queue::Queue;
 use self::send::{Progress, SEND_NOW, SEND_NOW_BYTES_MAX, Sends};
 use self::socket::{Kind, Receiving, Sockets, Tag};
+use super::socket::close;
 use super::{
     Completion, Descriptor, Failure, ListenerId, Operation, Output, Pool, PoolConfig, Ring, Token, Wait,
     Waker,
@@ -748,9 +749,7 @@ impl Ring for Uring {
         }
         self.syscalls_outside += 1;
         if let Some(fd) = self.sockets.end(descriptor) {
-            // SAFETY: the descriptor was owned and is given up here. (Dropping it goes by way of the C library, for
-            // which closing is a point where threads can be cancelled: 70 ns.)
-            unsafe { rustix::io::close(fd.into_raw_fd()) };
+            close(fd);
         }
         true
     }
