@@ -94,12 +94,16 @@ def send_body(sock, body):
 def records(sock):
     stream = sock.makefile("rb")
     while True:
-        header = stream.read(8)
-        if len(header) < 8:
+        try:
+            header = stream.read(8)
+            if len(header) < 8:
+                return
+            _, kind, _, length, padding = struct.unpack("!BBHHBx", header)
+            content = stream.read(length)
+            stream.read(padding)
+        except ConnectionResetError:
+            # The end of a process that had not read all of the request.
             return
-        _, kind, _, length, padding = struct.unpack("!BBHHBx", header)
-        content = stream.read(length)
-        stream.read(padding)
         yield kind, content
 
 
