@@ -9,7 +9,7 @@
 //! | --- | --- |
 //! | `worker` | the event loop |
 //! | `peer` | one web server's socket |
-//! | `requests` | from events to handlers, and from answers to records |
+//! | `requests` | from events to handlers, and from answers (`requests/answers`) to records |
 //! | `task` | handler futures |
 //! | `host` | the runtime that handlers live in |
 //! | `timer` | deadlines |

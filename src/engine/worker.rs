@@ -387,9 +387,7 @@ impl<R: Ring> Worker<R> {
         // works (many requests on one connection: a third of all CPU time).
         let is_burst = std::mem::replace(&mut peer.in_burst, is_full) || is_full;
         if is_burst && peer.in_flight == 0 && !peer.output.is_empty() && !peer.ends_with_output() {
-            let bytes = peer.output.len();
-            self.ring.send_at_once(peer.descriptor, &mut peer.output);
-            self.parts.metrics.bytes_sent.add((bytes - peer.output.len()) as u64);
+            counting(&self.parts, peer, |descriptor, output| self.ring.send_at_once(descriptor, output));
             if peer.output.is_empty() {
                 peer.output.clear(OUTPUT_KEEP_BYTES);
             }
@@ -550,9 +548,8 @@ impl<R: Ring> Worker<R> {
             self.parts.requests.gather(peer);
         }
         if peer.ends_with_output() {
-            let bytes = peer.output.len();
-            let is_over = self.ring.send_last(peer.descriptor, &mut peer.output);
-            self.parts.metrics.bytes_sent.add((bytes - peer.output.len()) as u64);
+            let is_over =
+                counting(&self.parts, peer, |descriptor, output| self.ring.send_last(descriptor, output));
             if is_over {
                 return self.ended_at_once(token);
             }
@@ -747,6 +744,14 @@ fn mark(dirty: &mut Vec<Token>, peer: &mut Peer) {
     if !std::mem::replace(&mut peer.is_dirty, true) {
         dirty.push(peer.token);
     }
+}
+
+/// Counts what the ring takes of a peer's output at once.
+fn counting<T>(parts: &Parts, peer: &mut Peer, send: impl FnOnce(Descriptor, &mut Output) -> T) -> T {
+    let bytes = peer.output.len();
+    let outcome = send(peer.descriptor, &mut peer.output);
+    parts.metrics.bytes_sent.add((bytes - peer.output.len()) as u64);
+    outcome
 }
 
 /// Counts the peer among those that wait for `Sent`, or no longer.
