@@ -290,8 +290,10 @@ impl Uring {
             self.syscalls_outside += 1;
             let errno = match rustix::net::accept_with(&*socket, SocketFlags::CLOEXEC) {
                 Ok(fd) => {
-                    let descriptor = self.sockets.open_ordinary(fd, *id);
-                    return Some(Completion::Accepted { listener: *id, descriptor });
+                    let (listener, descriptor) = (*id, self.sockets.open_ordinary(fd, *id));
+                    // One of each in turn: a crowd at one socket must not keep the others waiting.
+                    self.listening.waiting.rotate_left(1);
+                    return Some(Completion::Accepted { listener, descriptor });
                 }
                 Err(Errno::INTR | Errno::CONNABORTED) => continue,
                 Err(errno) => errno,

@@ -113,6 +113,29 @@ fn what_is_inferred_ends_a_sleep_only_when_it_is_waited_for() {
     thread.join().unwrap();
 }
 
+#[test]
+fn a_crowd_at_one_socket_keeps_no_other_waiting() {
+    const OTHER: ListenerId = ListenerId(8);
+    let directory = tempfile::tempdir().unwrap();
+    let [crowded, quiet] = ["crowded", "quiet"].map(|name| directory.path().join(name));
+    let mut ring = Uring::new(&SMALL, 64).unwrap();
+    for (id, path) in [(LISTENER, &crowded), (OTHER, &quiet)] {
+        ring.listen(id, UnixListener::bind(path).unwrap().into(), true, false).unwrap();
+    }
+    ring.turn(Wait::No).unwrap();
+    let _crowd: Vec<_> = (0..100).map(|_| UnixStream::connect(&crowded).unwrap()).collect();
+    let _single = UnixStream::connect(&quiet).unwrap();
+    let mut accepted = Vec::new();
+    while accepted.len() < 101 {
+        ring.turn(Wait::UntilCompletion).unwrap();
+        while let Some(completion) = ring.completion() {
+            let Completion::Accepted { listener, .. } = completion else { panic!("{completion:?}") };
+            accepted.push(listener);
+        }
+    }
+    assert!(accepted[..2].contains(&OTHER), "{accepted:?}");
+}
+
 /// 300 KiB and more never fit a Unix socket's buffer at once: the first part is taken, the rest waits.
 #[test]
 fn what_does_not_fit_waits_for_the_peer() {
