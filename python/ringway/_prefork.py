@@ -7,8 +7,8 @@
 
 Each level is a `Master` with its children. A parent talks to a child over two pipes: orders go down ("r": retire, since
 others go on, which are passed the connections that web servers keep; "d": drain; "s": stop; and the end of the pipe
-when the parent is gone: drain), reports come up ("ready", "retire REASON"). A child that retires serves until another
-one is ready in its place.
+when the parent is gone: drain), reports come up ("begins": from now on requests may reach it; "failed": it could not
+start after all; "ready"; "retire REASON"). A child that retires serves until another one is ready in its place.
 """
 
 import atexit
@@ -50,6 +50,8 @@ class Child:
         self.born = time.monotonic()
         self.text = b""
         self.is_ready = False
+        #: Requests may have reached it: where it dies, that need not be for want of a start.
+        self.may_serve = False
         #: Why it goes: its own report, or an order.
         self.leaves: Optional[str] = None
         self.kill_at: Optional[float] = None
@@ -298,13 +300,15 @@ class Master:
                     report, _, reason = line.partition(" ")
                     if report == "ready":
                         self.is_ready(slot, child)
+                    elif report in ("begins", "failed"):
+                        child.may_serve = report == "begins"
                     else:
                         self.retires(slot, child, reason)
         for child in self.leaving:
             child.lines()
 
     def is_ready(self, slot: Slot, child: Child) -> None:
-        child.is_ready = True
+        child.is_ready = child.may_serve = True
         if child is slot.next:
             before, slot.current, slot.next, slot.is_trial = slot.current, child, None, False
             assert before, "what is next comes after another"
@@ -357,11 +361,11 @@ class Master:
             if slot.is_old:
                 self.try_anew(slot)
             log("error", line + "; what serves goes on, until the next SIGHUP")
-        elif self.waits and not child.is_ready:
+        elif self.waits and not child.may_serve:
             log("error", line + "; waiting for a change")
-        elif not (self.was_ready or child.is_ready) or (self.is_outer and code > 0):
+        elif not (self.was_ready or child.may_serve) or (self.is_outer and code > 0):
             self.code = code if code > 0 else 1
-            log("error", line + ("; giving up" if child.is_ready else "; it did not start, giving up"))
+            log("error", line + ("; giving up" if child.may_serve else "; it did not start, giving up"))
             self.drain("giving up")
         else:
             self.replace(slot, child, line)

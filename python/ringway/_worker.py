@@ -140,9 +140,14 @@ class Post:
 
 def work(server: Any, listeners: _ringway.Listeners, post: Post, signals: Signals) -> int:
     """A worker process: serves until it is told to end. The exit code."""
+    # The first request may come, and be the death of this process, before it has said that it is ready.
+    post.say("begins")
     try:
         running = server._start(listeners)
-    except (ValueError, RuntimeError) as error:
+    except BaseException as error:
+        post.say("failed")
+        if not isinstance(error, (ValueError, RuntimeError)):
+            raise
         log("error", str(error))
         return 2 if isinstance(error, ValueError) else 1
     limits = server.limits.of_one()

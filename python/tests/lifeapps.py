@@ -10,6 +10,19 @@ import time
 from ringway.types import Aborted
 
 
+if "SLOW_TO_BE_READY" in os.environ:
+    from ringway import _worker
+
+    say = _worker.Post.say
+
+    def say_late(post, text):
+        if text == "ready":
+            time.sleep(1)
+        say(post, text)
+
+    _worker.Post.say = say_late
+
+
 def ok(start_response, *pieces):
     start_response("200 OK", [("Content-Type", "text/plain")])
     return list(pieces)

@@ -271,6 +271,19 @@ def test_a_fatal_signal_takes_only_its_own_process_along(folder):
     assert server.process.returncode == 0
 
 
+def test_a_death_before_a_process_is_known_to_be_ready_is_no_failed_start(folder):
+    flags = ["--processes", "2", "--threads", "2"]
+    with life(folder, *flags, env={"SLOW_TO_BE_READY": "yes"}) as server:
+        assert server.request("/segfault").status is None
+        pids, deadline = set(), time.monotonic() + PATIENCE
+        while len(pids) < 2:
+            assert time.monotonic() < deadline, server.log()
+            pids.add(server.request("/pid").body)
+        log = server.log()
+        assert "killed by SIGSEGV; starting another at once" in log and "giving up" not in log, log
+    assert server.process.returncode == 0
+
+
 def test_a_process_with_too_many_stuck_threads_is_replaced(folder):
     flags = ["--processes", "1", "--threads", "2", "--request-timeout", "500ms", "--stuck-max", "0"]
     with life(folder, *flags) as server:
