@@ -101,8 +101,7 @@ impl Requests {
                 let WholeRequest { request, id, params, is_complete, .. } = whole;
                 if input.is_empty() {
                     // Most chunks are one request: it gets the buffer itself, not a view of it beside ours.
-                    let start = params.as_ptr().addr() - chunk.as_ptr().addr();
-                    let part = start..start + params.len();
+                    let part = chunk.range_of(params);
                     return self.whole(ring, peer, (request, id), chunk.into_part(part), is_complete);
                 }
                 self.whole(ring, peer, (request, id), chunk.slice_ref(params), is_complete);

@@ -211,13 +211,22 @@ impl Chunk {
             _ if part.is_empty() => Chunk::default(),
             Kind::Heap(bytes) => bytes.slice_ref(part).into(),
             Kind::Pooled(view) => {
-                let offset = (part.as_ptr().addr()).wrapping_sub(self.as_ptr().addr());
-                let inside = offset < self.len() && part.len() <= self.len() - offset;
-                assert!(inside, "the slice is not a part of this chunk");
-                let start = view.start + offset as u32;
+                let start = view.start + self.range_of(part).start as u32;
                 Chunk(Kind::Pooled(View { hold: view.hold.clone(), start, len: part.len() as u32 }))
             }
         }
+    }
+
+    /// Where `part`, which is a slice of this chunk and not empty, lies in it.
+    ///
+    /// # Panics
+    ///
+    /// When it lies outside.
+    pub(crate) fn range_of(&self, part: &[u8]) -> Range<usize> {
+        let offset = (part.as_ptr().addr()).wrapping_sub(self.as_ptr().addr());
+        let inside = offset < self.len() && part.len() <= self.len() - offset;
+        assert!(inside, "the slice is not a part of this chunk");
+        offset..offset + part.len()
     }
 
     /// The same chunk, less what lies outside of `range`. As [`Chunk::slice_ref`], but nothing is counted.
