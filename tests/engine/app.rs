@@ -1,15 +1,34 @@
 //! Handlers that several tests use.
 
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
-use ringway::{Request, Response, Stdout};
+use ringway::{Request, Responder, Response, Stdout};
+use tokio::sync::Notify;
 
 use crate::peer::PATIENCE;
 
 /// `Hello, world!\n`.
 pub(crate) async fn hello(_: Request) -> Response {
     Response::text("Hello, world!\n")
+}
+
+/// A handler that says "began" and gives its answer when it is let: `notify_one` lets the first of several.
+pub(crate) fn waits_for_test(
+    answer: &'static str,
+) -> (impl Responder, mpsc::Receiver<&'static str>, Arc<Notify>) {
+    let (tell, told) = mpsc::channel();
+    let go = Arc::new(Notify::new());
+    let released = go.clone();
+    let wait = move |_: Request| {
+        let (tell, go) = (tell.clone(), released.clone());
+        async move {
+            tell.send("began").unwrap();
+            go.notified().await;
+            answer
+        }
+    };
+    (wait, told, go)
 }
 
 /// The body, while it comes.

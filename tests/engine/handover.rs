@@ -4,12 +4,11 @@ use std::net::TcpListener;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, mpsc};
+use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use ringway::{Builder, Driver, Handle, Passage, Request, Responder, Server};
+use ringway::{Builder, Driver, Handle, Passage, Request, Server};
 use tempfile::TempDir;
-use tokio::sync::Notify;
 
 use crate::app::{self, heard, pattern};
 use crate::peer::{Ask, Peer};
@@ -88,22 +87,6 @@ fn ends(mut handle: Handle) {
 fn taken_over(by: &Handle, count: u64) {
     eventually("they are taken over", || by.metrics().connections_taken_over == count);
     assert_eq!(by.metrics().connections_accepted, 0);
-}
-
-/// A handler that says "began" and answers "old" when it is let; of several the first one is.
-fn waits_for_test() -> (impl Responder, mpsc::Receiver<&'static str>, Arc<Notify>) {
-    let (tell, told) = mpsc::channel();
-    let go = Arc::new(Notify::new());
-    let released = go.clone();
-    let wait = move |_: Request| {
-        let (tell, go) = (tell.clone(), released.clone());
-        async move {
-            tell.send("began").unwrap();
-            go.notified().await;
-            "old"
-        }
-    };
-    (wait, told, go)
 }
 
 fn idle_connections_go_on_with_another_server(driver: Driver) {
@@ -191,7 +174,7 @@ fn old_has_received(old: &Handle, bytes: u64) {
 
 fn an_answer_is_given_before_the_connection_goes(driver: Driver) {
     for stand in Stand::each(driver) {
-        let (wait, told, go) = waits_for_test();
+        let (wait, told, go) = app::waits_for_test("old");
         let old = stand.builder().responder("/", wait).responder("/bytes", app::bytes).start().unwrap();
         let (mut waiting, mut slow) = (stand.connect(), stand.connect());
         waiting.ask(&Ask::get("/"));
@@ -216,7 +199,7 @@ fn an_answer_is_given_before_the_connection_goes(driver: Driver) {
 /// A web server that multiplexes: no request is answered before the next one has begun.
 fn a_connection_that_is_never_at_rest_is_brought_to_it(driver: Driver) {
     for stand in Stand::each(driver) {
-        let (wait, told, go) = waits_for_test();
+        let (wait, told, go) = app::waits_for_test("old");
         let old = stand.builder().responder("/", wait).start().unwrap();
         let mut peer = stand.connect();
         peer.ask(&Ask::get("/").id(1));
@@ -329,7 +312,7 @@ fn who_drains_passes_nothing_on(driver: Driver) {
 
 fn a_retirement_can_become_a_drain(driver: Driver) {
     let stand = Stand::unix(driver);
-    let (wait, told, go) = waits_for_test();
+    let (wait, told, go) = app::waits_for_test("old");
     let old = stand.builder().responder("/", wait).start().unwrap();
     let mut peer = stand.connect();
     peer.ask(&Ask::get("/"));

@@ -9,7 +9,6 @@ use std::time::{Duration, Instant};
 
 use ringway::proto::ProtocolStatus;
 use ringway::{Driver, Request, Response, Role, Server, ready};
-use tokio::sync::Notify;
 
 use crate::app::{self, heard};
 use crate::peer::{Ask, PATIENCE, Peer};
@@ -93,17 +92,7 @@ fn tcp_connections_reach_all_workers(driver: Driver) {
 }
 
 fn handlers_are_changed_while_serving(driver: Driver) {
-    let (tell, told) = mpsc::channel();
-    let go = Arc::new(Notify::new());
-    let released = go.clone();
-    let old = move |_: Request| {
-        let (tell, go) = (tell.clone(), released.clone());
-        async move {
-            tell.send("began").unwrap();
-            go.notified().await;
-            "old\n"
-        }
-    };
+    let (old, told, go) = app::waits_for_test("old\n");
     let serve = Serve::new(driver).config(|config| config.workers = 2);
     let served = serve.start(|server| server.responder("/a", old));
     let registry = served.handle.registry();
@@ -191,20 +180,9 @@ fn more_connections_than_allowed_wait(driver: Driver) {
 
 /// Decision 14.
 fn drain_answers_what_is_in_flight_and_what_was_received(driver: Driver) {
-    let (tell, told) = mpsc::channel();
-    let go = Arc::new(Notify::new());
-    let released = go.clone();
-    let wait = move |_: Request| {
-        let (tell, go) = (tell.clone(), released.clone());
-        async move {
-            tell.send("began").unwrap();
-            go.notified().await;
-            "waited\n"
-        }
-    };
     for workers in [1, 2] {
+        let (wait, told, go) = app::waits_for_test("waited\n");
         let serve = Serve::new(driver).config(|config| config.workers = workers);
-        let (wait, serve) = (wait.clone(), serve);
         let mut served = serve.start(|server| server.responder("/", app::hello).responder("/wait", wait));
         let (mut kept, mut closing) = (served.connect(), served.connect());
         kept.ask(&Ask::get("/wait"));
