@@ -129,9 +129,12 @@ def request(address, path="/", method="GET", body=None, **more):
 
 
 def environment():
-    """That of a process which can import the applications here."""
+    """That of a process which can import the applications here.
+
+    Its streams are buffered: unbuffered, a `print` is several writes, between which other processes have theirs.
+    """
     path = os.pathsep.join(filter(None, [str(HERE), os.environ.get("PYTHONPATH")]))
-    return {**os.environ, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+    return {**os.environ, "PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1"}
 
 
 class Server:

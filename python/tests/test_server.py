@@ -54,7 +54,7 @@ def test_run_a_second_time(folder):
     code = """
 from ringway import WSGIServer
 while WSGIServer(apps.application, bindAddress=address).run():
-    print("once more")
+    print("once more", flush=True)
 """
     server = python(folder, code)
     for _ in range(2):
