@@ -1,5 +1,6 @@
 """Applications for the tests; each `path` of `application` is one thing that an application may do."""
 
+import itertools
 import os
 import sys
 import time
@@ -187,6 +188,12 @@ def stream(environ, start_response):
 @page
 def waits(environ, start_response):
     return Closing(environ, stream(environ, start_response))
+
+
+@page
+def endless(environ, start_response):
+    ok(start_response)
+    return Closing(environ, itertools.repeat(b"first"))
 
 
 @page

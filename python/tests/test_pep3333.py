@@ -180,12 +180,17 @@ def test_close_is_always_called(folder, path, method):
     assert server.log().count("close() was called") == 1
 
 
-def test_close_is_called_when_the_client_leaves(folder):
-    with wsgi(folder, "apps:application") as server:
-        with fcgi.connect(server.address) as sock:
-            fcgi.begin(sock, fcgi.params("/waits", "POST", b"go"))
-            assert any(content.endswith(b"first") for _, content in fcgi.records(sock))
-        server.wait_for_log("close() was called")
+def test_close_is_called_when_the_client_leaves(folder, model):
+    # Inline, an application is called when its whole body is there.
+    for page in ["/endless"] if model == "inline" else ["/endless", "/waits"]:
+        with wsgi(folder, "apps:application") as server:
+            with fcgi.connect(server.address) as sock:
+                fcgi.begin(sock, fcgi.params(page, "POST", b"go"))
+                if page == "/endless":
+                    fcgi.send_body(sock, b"go")
+                assert any(content.endswith(b"first") for _, content in fcgi.records(sock))
+            server.wait_for_log("close() was called")
+        server.log_path.unlink()
 
 
 def test_content_length(pages):
