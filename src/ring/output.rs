@@ -14,8 +14,13 @@ use std::io::IoSlice;
 use bytes::Bytes;
 
 /// Encoded records on their way to one peer.
+///
+/// It passes from peer to ring and back with every answer, so it is one pointer: its parts stay where they are.
 #[derive(Default)]
-pub struct Output {
+pub struct Output(Option<Box<Parts>>);
+
+#[derive(Default)]
+struct Parts {
     block: Vec<u8>,
     /// Ordered by `at`, the offset in `block` before which the piece goes.
     shared: Vec<Shared>,
@@ -33,22 +38,29 @@ impl Output {
     /// How many pieces one vectored send takes at most (UIO_MAXIOV is 1024; more gains nothing).
     pub const SLICES_MAX: usize = 64;
 
+    #[inline]
+    fn parts_mut(&mut self) -> &mut Parts {
+        self.0.get_or_insert_default()
+    }
+
     /// The block, to append encoded records to. Nothing before its present end may change.
+    #[inline]
     pub fn block_mut(&mut self) -> &mut Vec<u8> {
-        &mut self.block
+        &mut self.parts_mut().block
     }
 
     /// Adds bytes that are sent from where they are, after all that was added before.
     pub fn push_shared(&mut self, bytes: Bytes) {
         if !bytes.is_empty() {
-            self.shared_len += bytes.len();
-            self.shared.push(Shared { at: self.block.len(), bytes });
+            let parts = self.parts_mut();
+            parts.shared_len += bytes.len();
+            parts.shared.push(Shared { at: parts.block.len(), bytes });
         }
     }
 
     /// Bytes that the kernel has not taken yet.
     pub fn len(&self) -> usize {
-        self.block.len() + self.shared_len - self.taken
+        self.0.as_ref().map_or(0, |parts| parts.block.len() + parts.shared_len - parts.taken)
     }
 
     /// Whether nothing is left to send.
@@ -58,39 +70,46 @@ impl Output {
 
     /// Whether it has no memory yet: better take a used one.
     pub fn is_bare(&self) -> bool {
-        self.block.capacity() == 0 && self.shared.is_empty()
+        self.0.is_none()
     }
 
     /// Memory of its block.
     pub(crate) fn capacity(&self) -> usize {
-        self.block.capacity()
+        self.0.as_ref().map_or(0, |parts| parts.block.capacity())
     }
 
     /// Empties it for reuse. A block that grew past `keep_bytes` gives its memory back.
     pub fn clear(&mut self, keep_bytes: usize) {
-        self.block.clear();
-        if self.block.capacity() > keep_bytes {
-            self.block = Vec::new();
+        let Some(parts) = &mut self.0 else { return };
+        parts.block.clear();
+        if parts.block.capacity() > keep_bytes {
+            parts.block = Vec::new();
         }
-        self.shared.clear();
-        self.shared_len = 0;
-        self.taken = 0;
+        parts.shared.clear();
+        parts.shared_len = 0;
+        parts.taken = 0;
     }
 
     /// The kernel has taken `count` more bytes.
     pub(crate) fn advance(&mut self, count: usize) {
         debug_assert!(count <= self.len());
-        self.taken += count;
+        if count > 0 {
+            self.parts_mut().taken += count;
+        }
     }
 
     /// What is left, when it is all in the block.
     pub(crate) fn as_single(&self) -> Option<&[u8]> {
-        self.shared.is_empty().then(|| &self.block[self.taken..])
+        match &self.0 {
+            None => Some(&[]),
+            Some(parts) => parts.shared.is_empty().then(|| &parts.block[parts.taken..]),
+        }
     }
 
     /// What is left, as at most `slices.len()` pieces; returns how many were filled.
     pub(crate) fn fill<'a>(&'a self, slices: &mut [IoSlice<'a>]) -> usize {
-        let mut skip = self.taken;
+        let Some(parts) = &self.0 else { return 0 };
+        let mut skip = parts.taken;
         let mut count = 0;
         let mut push = |piece: &'a [u8]| {
             let skipped = skip.min(piece.len());
@@ -101,19 +120,20 @@ impl Output {
             }
         };
         let mut from = 0;
-        for shared in &self.shared {
-            push(&self.block[from..shared.at]);
+        for shared in &parts.shared {
+            push(&parts.block[from..shared.at]);
             push(&shared.bytes);
             from = shared.at;
         }
-        push(&self.block[from..]);
+        push(&parts.block[from..]);
         count
     }
 }
 
 impl fmt::Debug for Output {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Output({} bytes taken, {} left)", self.taken, self.len())
+        let taken = self.0.as_ref().map_or(0, |parts| parts.taken);
+        write!(f, "Output({taken} bytes taken, {} left)", self.len())
     }
 }
 
@@ -160,6 +180,6 @@ mod tests {
         let mut output = Output::default();
         output.block_mut().resize(100_000, 0);
         output.clear(4096);
-        assert_eq!(output.block.capacity(), 0);
+        assert_eq!(output.capacity(), 0);
     }
 }
