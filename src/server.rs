@@ -207,7 +207,8 @@ impl Builder {
             around,
         };
         let engine = if is_uring {
-            Engine::start(setup, move || Uring::new(&pool, Uring::DIRECT_DESCRIPTORS))?
+            let direct = if setup.config.direct_descriptors { Uring::DIRECT_DESCRIPTORS } else { 0 };
+            Engine::start(setup, move || Uring::new(&pool, direct))?
         } else {
             Engine::start(setup, move || Epoll::new(&pool))?
         };

@@ -62,9 +62,9 @@ pub enum Heard {
     Reset,
 }
 
-/// A driver that is opened by its pool alone.
+/// A driver and how it is opened. `is_direct`: with a table of its own for connections, where it has one.
 pub trait Open: Ring + 'static {
-    fn open(pool: &PoolConfig) -> Result<Self, Failure>;
+    fn open(pool: &PoolConfig, is_direct: bool) -> Result<Self, Failure>;
 
     fn is_available() -> bool {
         true
@@ -72,14 +72,14 @@ pub trait Open: Ring + 'static {
 }
 
 impl Open for Epoll {
-    fn open(pool: &PoolConfig) -> Result<Epoll, Failure> {
+    fn open(pool: &PoolConfig, _is_direct: bool) -> Result<Epoll, Failure> {
         Epoll::new(pool)
     }
 }
 
 impl Open for Uring {
-    fn open(pool: &PoolConfig) -> Result<Uring, Failure> {
-        Uring::new(pool, Uring::DIRECT_DESCRIPTORS)
+    fn open(pool: &PoolConfig, is_direct: bool) -> Result<Uring, Failure> {
+        Uring::new(pool, if is_direct { Uring::DIRECT_DESCRIPTORS } else { 0 })
     }
 
     fn is_available() -> bool {
@@ -178,7 +178,7 @@ impl<R: Open, F: Family> World for Kernel<R, F> {
     }
 
     fn ring(&self, pool: &PoolConfig) -> R {
-        R::open(pool).unwrap()
+        R::open(pool, F::IS_DIRECT).unwrap()
     }
 
     fn listen(&self, ring: &mut R, identify: bool) {

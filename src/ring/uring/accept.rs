@@ -128,7 +128,7 @@ impl Uring {
     ) -> Result<(), Failure> {
         let failed = |errno| Failure::new(Operation::Listen, errno);
         let is_unix = sockopt::socket_domain(&socket) == Ok(AddressFamily::UNIX);
-        let direct = is_unix && !identify;
+        let direct = is_unix && !identify && self.direct_descriptors > 0;
         let way = match (in_turns, direct) {
             (true, direct) => Way::InTurns { direct },
             (false, true) => Way::Direct,

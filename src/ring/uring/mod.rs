@@ -18,6 +18,7 @@
 #![expect(unsafe_code, reason = "operations point to memory, and the queues are shared with the kernel")]
 
 mod accept;
+mod install;
 mod provided;
 mod queue;
 mod recv;
@@ -44,7 +45,7 @@ pub use self::accept::UringAddress;
 use self::provided::Provided;
 use self::queue::Queue;
 use self::send::{Progress, SEND_NOW, SEND_NOW_BYTES_MAX, Sends};
-use self::socket::{Kind, Receiving, Sockets, Tag};
+use self::socket::{Installed, Kind, Receiving, Sockets, Tag};
 use super::socket::close;
 use super::{
     Completion, Descriptor, Failure, ListenerId, Operation, Output, Pool, PoolConfig, Ring, Token, Wait,
@@ -85,8 +86,10 @@ pub struct Uring {
     address: UringAddress,
     /// Rings that sockets were handed to.
     siblings: Vec<UringAddress>,
-    /// Size of the table of direct descriptors.
+    /// How many direct descriptors there may be.
     direct_descriptors: u32,
+    /// Ordinary descriptors below this may be installed.
+    installable: u32,
     /// System calls that are not enters.
     syscalls_outside: u64,
     /// Operations that will complete for a last time: accepts, recvs, sends that wait, timeout, poll.
@@ -162,7 +165,7 @@ impl Uring {
     pub const DIRECT_DESCRIPTORS: u32 = 16_384;
 
     /// A ring for this thread, with a table of at most `direct_descriptors` (as many as RLIMIT_NOFILE
-    /// allows).
+    /// allows). With 0 all its sockets are ordinary descriptors, and those of kept connections lie in the table beside.
     pub fn new(config: &PoolConfig, direct_descriptors: u32) -> Result<Uring, Failure> {
         Uring::with_send_now(config, direct_descriptors, SEND_NOW)
     }
@@ -175,10 +178,13 @@ impl Uring {
 
     fn set_up(pool: Pool, ring_buffers: u16, direct: u32, send_now: bool) -> io::Result<Uring> {
         let mut queue = Queue::new()?;
-        // The kernel refuses a table of more than the process may have files.
-        let files = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
-        let direct_descriptors = files.map_or(direct, |files| u64::from(direct).min(files) as u32);
-        queue.submitter().register_files_sparse(direct_descriptors)?;
+        let (direct_descriptors, installable) = match (allowed(direct), queue.closes_slots_at_once()) {
+            (0, true) => (0, allowed(install::INSTALLED_MAX)),
+            (direct, _) => (direct, 0),
+        };
+        if direct_descriptors + installable > 0 {
+            queue.submitter().register_files_sparse(direct_descriptors + installable)?;
+        }
         let notify = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
         queue.submitter().register_eventfd(notify.as_raw_fd())?;
         queue.notify(false);
@@ -217,6 +223,7 @@ impl Uring {
             address,
             siblings: Vec::new(),
             direct_descriptors,
+            installable,
             syscalls_outside: 0,
             in_flight: 0,
             of_this_thread: PhantomData,
@@ -368,6 +375,7 @@ impl Uring {
                 None
             }
             Kind::Wake => self.woken(flags),
+            Kind::Install => self.installed(tag, result),
             Kind::Quiet => None,
         }
     }
@@ -437,12 +445,16 @@ impl Uring {
             return;
         }
         let (token, receiving, generation) = (socket.token, socket.receiving, socket.generation);
-        let is_watched = socket.is_watched;
+        let (is_watched, installed) = (socket.is_watched, socket.installed);
         if receiving == Receiving::On {
             self.cancel(Tag { kind: Kind::Recv, generation, index: descriptor.0 });
         }
         if is_watched {
             self.cancel(Tag { kind: Kind::HangUp, generation, index: descriptor.0 });
+        }
+        if installed != Installed::No {
+            // First, so that the slot is free for who has this descriptor next.
+            self.uninstall(descriptor);
         }
         // The kernel closes an ordinary descriptor as well; nobody else does from here on.
         self.sockets.end(descriptor).map(IntoRawFd::into_raw_fd);
@@ -483,9 +495,8 @@ impl Uring {
                     continue;
                 }
                 let ends = match tag.kind {
-                    Kind::Recv | Kind::Send | Kind::Alarm | Kind::Wake | Kind::HangUp | Kind::Shutdown => {
-                        true
-                    }
+                    Kind::Recv | Kind::Send | Kind::Alarm | Kind::Wake | Kind::HangUp => true,
+                    Kind::Shutdown | Kind::Install => true,
                     Kind::Accept | Kind::SendNow | Kind::Quiet | Kind::HandOver | Kind::TakeOver => false,
                 };
                 self.in_flight -= usize::from(ends && !cqueue::more(entry.flags()));
@@ -493,6 +504,12 @@ impl Uring {
         }
         true
     }
+}
+
+/// The kernel refuses a table of more than the process may have files.
+fn allowed(slots: u32) -> u32 {
+    let files = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+    files.map_or(slots, |files| u64::from(slots).min(files) as u32)
 }
 
 fn is_of_send_now(entry: &cqueue::Entry) -> bool {
@@ -596,7 +613,8 @@ impl Ring for Uring {
         };
         debug_assert!(socket.sending.is_none(), "one send at a time");
         socket.token = token;
-        let (key, now) = self.sends.start(&mut self.queue, descriptor, token, output);
+        let has_slot = descriptor.is_direct() || socket.installed == Installed::Yes;
+        let (key, now) = self.sends.start(&mut self.queue, (descriptor, has_slot), token, output);
         socket.sending = Some(key);
         match now {
             Some(tag) => self.inferred.push_back(Inferred::Sent(tag)),
@@ -624,7 +642,7 @@ impl Ring for Uring {
         let Some(socket) = self.sockets.get(descriptor) else { return false };
         let is_free = !socket.is_closing && !socket.is_watched && socket.sending.is_none();
         let is_receiving = matches!(socket.receiving, Receiving::On | Receiving::Stopping);
-        if socket.fd.is_none() || !is_free || is_receiving {
+        if socket.fd.is_none() || !is_free || is_receiving || socket.installed != Installed::No {
             return false;
         }
         self.send_at_once(descriptor, output);

@@ -155,6 +155,12 @@ impl Queue {
         self.ring.submission().cq_overflow()
     }
 
+    /// Whether closing a slot of the table closes the file. Before Linux 6.13 that waited for all older operations of
+    /// the ring; the feature asked for is of 6.15.
+    pub(super) fn closes_slots_at_once(&self) -> bool {
+        self.ring.params().is_feature_no_iowait()
+    }
+
     /// Whether each completion signals the registered eventfd. No system call.
     pub(super) fn notify(&mut self, on: bool) {
         let completion = self.ring.completion();

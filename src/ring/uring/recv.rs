@@ -88,6 +88,8 @@ impl Uring {
         let entry = opcode::RecvMulti::new(descriptor.target(), provided::GROUP).build();
         self.in_flight += 1;
         self.queue.push(descriptor.marked(entry).user_data(tag.to_u64()));
+        // Who goes on after its first bytes mostly is a connection that is kept.
+        self.install(descriptor);
     }
 
     /// Takes what is there already by a plain call: the first request has mostly come by the time its connection is

@@ -45,6 +45,8 @@ pub(super) struct Sends {
 
 struct Send {
     descriptor: Descriptor,
+    /// The descriptor's number is that of a slot.
+    has_slot: bool,
     token: Token,
     output: Output,
     /// Of the operation in flight; changes with each.
@@ -84,7 +86,7 @@ impl Sends {
     pub(super) fn start(
         &mut self,
         queue: &mut Queue,
-        descriptor: Descriptor,
+        (descriptor, has_slot): (Descriptor, bool),
         token: Token,
         output: Output,
     ) -> (u32, Option<Tag>) {
@@ -92,7 +94,8 @@ impl Sends {
         let now = self.send_now && output.len() <= SEND_NOW_BYTES_MAX;
         let kind = if now { Kind::SendNow } else { Kind::Send };
         let (generation, asked, is_abandoned, vectored) = (0, 0, false, None);
-        let send = Send { descriptor, token, output, generation, kind, asked, is_abandoned, vectored };
+        let send =
+            Send { descriptor, has_slot, token, output, generation, kind, asked, is_abandoned, vectored };
         let key = self.sends.insert(send) as u32;
         let tag = self.submit(queue, key);
         (key, now.then_some(tag))
@@ -183,7 +186,10 @@ impl Sends {
                 opcode::SendMsg::new(target, &raw const vectored.header).flags(flags as u32).build()
             }
         };
-        let mut entry = send.descriptor.marked(entry).user_data(tag.to_u64());
+        let mut entry = entry.user_data(tag.to_u64());
+        if send.has_slot {
+            entry = entry.flags(squeue::Flags::FIXED_FILE);
+        }
         if send.kind == Kind::SendNow {
             entry = entry.flags(squeue::Flags::SKIP_SUCCESS);
         }

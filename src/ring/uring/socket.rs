@@ -43,6 +43,8 @@ pub(super) enum Kind {
     HangUp,
     /// A descriptor, direct.
     Shutdown,
+    /// A file was put into the ring's table; a descriptor, ordinary.
+    Install,
 }
 
 impl Tag {
@@ -57,7 +59,7 @@ impl Tag {
     }
 
     pub(super) fn from_u64(user_data: u64) -> Tag {
-        const KINDS: [Kind; 11] = [
+        const KINDS: [Kind; 12] = [
             Kind::Accept,
             Kind::Recv,
             Kind::SendNow,
@@ -69,6 +71,7 @@ impl Tag {
             Kind::Wake,
             Kind::HangUp,
             Kind::Shutdown,
+            Kind::Install,
         ];
         let kind = KINDS[(user_data >> 56) as usize - 1];
         Tag { kind, generation: (user_data >> 32) as u32 & Tag::GENERATION_MASK, index: user_data as u32 }
@@ -126,6 +129,15 @@ pub(super) struct Socket {
     pub(super) sending: Option<u32>,
     /// Only of an ordinary one.
     pub(super) fd: Option<OwnedFd>,
+    pub(super) installed: Installed,
+}
+
+/// Whether an ordinary descriptor's file lies in the ring's table as well.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Installed {
+    No,
+    Asked,
+    Yes,
 }
 
 /// ```text
@@ -228,6 +240,7 @@ impl Socket {
             is_watched: false,
             sending: None,
             fd: None,
+            installed: Installed::No,
         }
     }
 }

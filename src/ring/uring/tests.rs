@@ -33,9 +33,12 @@ struct Bench {
 
 impl Bench {
     fn new(config: PoolConfig, send_now: bool) -> Bench {
+        Bench::of(Uring::with_send_now(&config, 64, send_now).unwrap())
+    }
+
+    fn of(mut ring: Uring) -> Bench {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("s");
-        let mut ring = Uring::with_send_now(&config, 64, send_now).unwrap();
         ring.listen(LISTENER, UnixListener::bind(&path).unwrap().into(), false, false).unwrap();
         Bench { ring, path, _directory: directory }
     }
@@ -466,6 +469,55 @@ fn sockets_go_to_another_ring_by_both_kinds_of_descriptor() {
         assert_eq!(bytes, "from there");
     }
     assert_eq!(bench.ring.sockets.direct_open(), 0);
+}
+
+#[test]
+fn a_kept_connection_is_sent_to_by_its_slot() {
+    // A number that the other tests do not come to.
+    const NUMBER: u32 = 900;
+    let mut bench = Bench::of(Uring::new(&SMALL, 0).unwrap());
+    // The same descriptor, and with it the same slot, for one connection after the other.
+    for round in 0..3 {
+        let (ours, mut peer) = UnixStream::pair().unwrap();
+        peer.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        let duplicate = rustix::io::fcntl_dupfd_cloexec(&ours, NUMBER as i32).unwrap();
+        drop(ours);
+        let descriptor = bench.ring.adopt(LISTENER, duplicate).unwrap();
+        assert_eq!(descriptor.number(), NUMBER);
+        bench.ring.recv(descriptor, token(round));
+        for question in [&b"one"[..], b"another", b"a third"] {
+            peer.write_all(question).unwrap();
+            assert_eq!(bench.received()[..], *question);
+            bench.ring.send(descriptor, token(round), output(question));
+            assert!(matches!(bench.one(), Completion::Sent { result: Ok(()), .. }));
+            let mut answer = vec![0; question.len()];
+            peer.read_exact(&mut answer).unwrap();
+            assert_eq!(answer, question);
+        }
+        let is_new = bench.ring.queue.closes_slots_at_once();
+        let expected = if is_new { Installed::Yes } else { Installed::No };
+        assert_eq!(bench.ring.sockets.get(descriptor).unwrap().installed, expected);
+        bench.ring.close(descriptor, token(round));
+        assert!(matches!(bench.one(), Completion::Closed { .. }));
+        assert_eq!(peer.read(&mut [0]).unwrap(), 0, "nothing holds the socket any more");
+    }
+}
+
+/// What cannot be installed is sent to by its descriptor.
+#[test]
+fn a_descriptor_beyond_the_table_has_no_slot() {
+    let mut bench = Bench::of(Uring::new(&SMALL, 0).unwrap());
+    bench.ring.installable = bench.ring.installable.min(1);
+    let (descriptor, mut peer) = bench.connect();
+    bench.ring.recv(descriptor, token(1));
+    for question in [b"a", b"b"] {
+        peer.write_all(question).unwrap();
+        assert_eq!(bench.received()[..], *question);
+        bench.ring.send(descriptor, token(1), output(question));
+        assert!(matches!(bench.one(), Completion::Sent { result: Ok(()), .. }));
+        peer.read_exact(&mut [0]).unwrap();
+    }
+    assert_eq!(bench.ring.sockets.get(descriptor).unwrap().installed, Installed::No);
 }
 
 #[test]
