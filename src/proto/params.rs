@@ -26,9 +26,20 @@ const LENGTH_MAX: usize = 0x7fff_ffff;
 pub struct Params<B> {
     bytes: B,
     pairs: u32,
-    /// For each well-known name one past the offset of its last pair, or 0 where there is none.
-    index: [u32; WellKnown::COUNT],
+    index: Index,
 }
+
+/// For each well-known name where the value of its last pair lies.
+type Index = [Span; WellKnown::COUNT];
+
+/// A part of the bytes. At 0, where no value can lie: there is none.
+#[derive(Clone, Copy, Default)]
+struct Span {
+    start: u32,
+    len: u32,
+}
+
+const NO_INDEX: Index = [Span { start: 0, len: 0 }; WellKnown::COUNT];
 
 impl<B: AsRef<[u8]>> Params<B> {
     /// Checks a whole PARAMS stream and builds the index, in one pass over the pairs. Gives the bytes back
@@ -36,7 +47,7 @@ impl<B: AsRef<[u8]>> Params<B> {
     /// the end, or a name or value holds a NUL (6.1: no NUL; cutting there would let two parties read two
     /// paths).
     pub fn parse(bytes: B, limits: &Limits) -> Result<Params<B>, (Error, B)> {
-        let mut params = Params { bytes, pairs: 0, index: [0; WellKnown::COUNT] };
+        let mut params = Params { bytes, pairs: 0, index: NO_INDEX };
         match params.read(limits) {
             Ok(()) => Ok(params),
             Err(error) => Err((error, params.bytes)),
@@ -46,14 +57,14 @@ impl<B: AsRef<[u8]>> Params<B> {
     /// As [`Params::parse`], of the bytes that [`Params::bytes_mut`] was used to put in place: for memory that is
     /// used again and again.
     pub fn read(&mut self, limits: &Limits) -> Result<(), Error> {
-        (self.pairs, self.index) = (0, [0; WellKnown::COUNT]);
+        (self.pairs, self.index) = (0, NO_INDEX);
         match scan(self.bytes.as_ref(), limits, &mut self.index) {
             Ok(pairs) => {
                 self.pairs = pairs;
                 Ok(())
             }
             Err(kind) => {
-                self.index = [0; WellKnown::COUNT];
+                self.index = NO_INDEX;
                 Err(Error::new(kind, None))
             }
         }
@@ -62,7 +73,7 @@ impl<B: AsRef<[u8]>> Params<B> {
     /// The bytes, to be changed. There are no pairs until they are [read](Params::read).
     pub fn bytes_mut(&mut self) -> &mut B {
         self.pairs = 0;
-        self.index = [0; WellKnown::COUNT];
+        self.index = NO_INDEX;
         &mut self.bytes
     }
 
@@ -78,9 +89,11 @@ impl<B: AsRef<[u8]>> Params<B> {
     /// The value of a well-known name, without a search.
     #[inline]
     pub fn well_known(&self, name: WellKnown) -> Option<&[u8]> {
-        let start = self.index[name as usize].checked_sub(1)?;
-        let mut rest = self.bytes.as_ref().get(start as usize..)?;
-        take_pair(&mut rest).map(|(_, value)| value)
+        let Span { start, len } = self.index[name as usize];
+        if start == 0 {
+            return None;
+        }
+        self.bytes.as_ref().get(start as usize..)?.get(..len as usize)
     }
 
     /// Every pair in the order it came, duplicates included.
@@ -112,7 +125,7 @@ impl<B: AsRef<[u8]>> Params<B> {
 /// No pairs.
 impl<B: Default> Default for Params<B> {
     fn default() -> Self {
-        Params { bytes: B::default(), pairs: 0, index: [0; WellKnown::COUNT] }
+        Params { bytes: B::default(), pairs: 0, index: NO_INDEX }
     }
 }
 
@@ -196,8 +209,6 @@ fn take_length(bytes: &[u8]) -> Option<(usize, &[u8])> {
     Some(((u32::from_be_bytes(*long) & 0x7fff_ffff) as usize, rest))
 }
 
-type Index = [u32; WellKnown::COUNT];
-
 /// The one pass over the pairs. NULs are not looked for in each name and value: the zero bytes of the whole
 /// stream are counted, many at a time, and must be as many as the lengths account for.
 fn scan(bytes: &[u8], limits: &Limits, index: &mut Index) -> Result<u32, ErrorKind> {
@@ -208,18 +219,23 @@ fn scan(bytes: &[u8], limits: &Limits, index: &mut Index) -> Result<u32, ErrorKi
     // `rest` lives in registers: each pair's place depends on the lengths of the one before, so a detour over memory
     // would be most of the time that this takes.
     while !rest.is_empty() {
-        let offset = || (bytes.len() - rest.len()) as u32;
-        let (name, zeros, after) = match short_pair(rest) {
-            Some((name, value, after)) => (name, usize::from(value.is_empty()), after),
-            None => long_pair(rest).ok_or_else(|| ErrorKind::ParamsTruncated(offset()))?,
+        let (name, value, zeros, after) = match short_pair(rest) {
+            Some((name, value, after)) => (name, value, usize::from(value.is_empty()), after),
+            None => {
+                let truncated = ErrorKind::ParamsTruncated((bytes.len() - rest.len()) as u32);
+                let mut after = rest;
+                let (name, value, zeros) = long_pair(&mut after).ok_or(truncated)?;
+                (name, value, zeros, after)
+            }
         };
         zeros_in_lengths += zeros;
         pairs += 1;
-        if let Some(known) = WellKnown::find(name) {
-            // At most `params_bytes_max`, and less than it while there is a rest: one more fits 32 bits.
-            index[known as usize] = offset() + 1;
-        }
         rest = after;
+        if let Some(known) = WellKnown::find(name) {
+            // All of it fits 32 bits, as `params_bytes_max` does.
+            let start = (bytes.len() - rest.len() - value.len()) as u32;
+            index[known as usize] = Span { start, len: value.len() as u32 };
+        }
     }
     if pairs > limits.params_pairs_max {
         return Err(ErrorKind::ParamsTooMany(limits.params_pairs_max));
@@ -244,20 +260,21 @@ fn short_pair(stream: &[u8]) -> Option<(&[u8], &[u8], &[u8])> {
     Some((name, value, after))
 }
 
-/// As [`short_pair`], for every pair: its name, how many zero bytes its lengths have, what follows.
+/// Takes any pair off `rest`: name, value, how many zero bytes the lengths have.
 #[cold]
-fn long_pair(stream: &[u8]) -> Option<(&[u8], usize, &[u8])> {
-    let mut rest = stream;
-    let (name, value) = take_pair(&mut rest)?;
+fn long_pair<'p>(rest: &mut &'p [u8]) -> Option<(&'p [u8], &'p [u8], usize)> {
+    let stream = *rest;
+    let (name, value) = take_pair(rest)?;
     let lengths = &stream[..stream.len() - rest.len() - name.len() - value.len()];
-    Some((name, count_zeros(lengths), rest))
+    Some((name, value, count_zeros(lengths)))
 }
 
 /// How many bytes are zero. A sum of bytes over at most 255 of them is what the compiler turns into comparing
 /// and adding a vector at a time (18 ns for 800 bytes, 300 when counted in words; `params/parse` in benches).
 fn count_zeros(bytes: &[u8]) -> usize {
     let zeros = |block: &[u8]| block.iter().map(|byte| u8::from(*byte == 0)).sum::<u8>();
-    bytes.chunks(192).map(|block| usize::from(zeros(block))).sum()
+    let (blocks, rest) = bytes.as_chunks::<128>();
+    blocks.iter().map(|block| usize::from(zeros(block))).sum::<usize>() + usize::from(zeros(rest))
 }
 
 /// The offset of the first pair with a NUL in its name or value, in a stream that has one.
@@ -361,7 +378,7 @@ impl WellKnown {
         let place = &WellKnown::PLACES[WellKnown::hash(last)];
         let is_it = place.last == last
             && place.first == first
-            && place.length == name.len()
+            && usize::from(place.length) == name.len()
             // Of most names the two words are all; no name has more than three.
             && (name.len() <= 16 || second_word(name) == place.second);
         is_it.then_some(place.known)
@@ -380,7 +397,7 @@ impl WellKnown {
     /// The names by their hash. No name is empty, so a length of 0 marks a place that nobody has.
     const PLACES: [Place; 64] = {
         const NOBODY: Place =
-            Place { length: 0, first: 0, second: 0, last: 0, known: WellKnown::RequestMethod };
+            Place { first: 0, second: 0, last: 0, length: 0, known: WellKnown::RequestMethod };
         let mut places = [NOBODY; 64];
         let mut row = 0;
         while row < WellKnown::COUNT {
@@ -391,7 +408,7 @@ impl WellKnown {
                 let second = if name.len() > 16 { second_word(name) } else { 0 };
                 let place = &mut places[WellKnown::hash(last)];
                 assert!(place.length == 0, "two well-known names share a hash");
-                *place = Place { length: name.len(), first, second, last, known };
+                *place = Place { first, second, last, length: name.len() as u8, known };
             } else {
                 assert!(known as usize == WellKnown::SHORT as usize, "a second name shorter than a word");
             }
@@ -404,10 +421,10 @@ impl WellKnown {
 /// A row of the hash table: a name's length and its words; the first and the last overlap in most names.
 #[derive(Clone, Copy)]
 struct Place {
-    length: usize,
     first: u64,
     second: u64,
     last: u64,
+    length: u8,
     known: WellKnown,
 }
 
@@ -534,7 +551,7 @@ mod tests {
 
     #[test]
     fn zeros_are_counted_at_every_length() {
-        for length in (0..70).chain([191, 192, 193, 383, 384, 385, 5_000]) {
+        for length in (0..70).chain([127, 128, 129, 255, 256, 257, 5_000]) {
             for zeros in [0, 1, length / 2, length] {
                 let mut bytes = vec![1; length];
                 bytes[..zeros.min(length)].fill(0);
