@@ -136,8 +136,7 @@ impl Requests {
         params: Chunk,
         is_complete: bool,
     ) {
-        self.begun(peer, request, id, Role::Responder);
-        self.params(peer, request, params);
+        self.begun(peer, request, id, Role::Responder, Some(params));
         self.params_ended(ring, peer, request);
         if is_complete {
             self.feed_ended(peer, request, RecordType::Stdin);
@@ -146,7 +145,7 @@ impl Requests {
 
     fn event<R: Ring>(&mut self, ring: &R, peer: &mut Peer, event: Event<'_>, chunk: &Chunk) {
         match event {
-            Event::Begun { request, id, role, .. } => self.begun(peer, request, id, role),
+            Event::Begun { request, id, role, .. } => self.begun(peer, request, id, role, None),
             Event::Params { request, bytes } => self.params(peer, request, chunk.slice_ref(bytes)),
             Event::ParamsEnded { request } => self.params_ended(ring, peer, request),
             Event::Stdin { request, bytes } => self.feed(peer, request, RecordType::Stdin, bytes, chunk),
@@ -162,7 +161,15 @@ impl Requests {
         }
     }
 
-    fn begun(&mut self, peer: &mut Peer, request: RequestKey, id: RequestId, role: Role) {
+    #[inline]
+    fn begun(
+        &mut self,
+        peer: &mut Peer,
+        request: RequestKey,
+        id: RequestId,
+        role: Role,
+        params: Option<Chunk>,
+    ) {
         if !self.table.serves(role) {
             // FastCGI 5.5: a role that this application does not have.
             self.metrics.requests_refused.incr();
@@ -182,11 +189,11 @@ impl Requests {
             let (touched, no_mount, site) = (self.touched.clone(), self.no_mount.clone(), self.site.clone());
             Rc::new(Exchange::new(touched, no_mount, site, self.stdout_window))
         });
-        Rc::get_mut(&mut exchange).expect("a pooled exchange has one owner").begin(
-            (peer.token, request),
-            id,
-            role,
-        );
+        let unique = Rc::get_mut(&mut exchange).expect("a pooled exchange has one owner");
+        unique.begin((peer.token, request), id, role);
+        if let Some(params) = params {
+            self.collect(unique, params);
+        }
         let now = self.now;
         let slot = peer.connection.get_mut(request).expect("it has just begun");
         slot.exchange = Some(exchange);
@@ -200,6 +207,10 @@ impl Requests {
     fn params(&mut self, peer: &mut Peer, request: RequestKey, piece: Chunk) {
         let Some(slot) = peer.connection.get_mut(request) else { return };
         let Some(exchange) = slot.exchange.as_mut().and_then(Rc::get_mut) else { return };
+        self.collect(exchange, piece);
+    }
+
+    fn collect(&self, exchange: &mut Exchange, piece: Chunk) {
         let may_keep = !self.buffers.is_scarce();
         if exchange.collect_params(piece, may_keep) {
             self.metrics.params_copied.incr();
@@ -236,8 +247,8 @@ impl Requests {
             unique.peer = peer.address;
         }
         expect_lengths(unique);
-        let (exchange, handler) = (exchange.clone(), mount.handler.clone());
-        let started = catch_unwind(AssertUnwindSafe(|| handler.start(exchange.clone())));
+        let exchange = exchange.clone();
+        let started = catch_unwind(AssertUnwindSafe(|| mount.handler.start(exchange.clone())));
         let work = match started {
             Ok(Start::Ready(response)) => match self.answer(ring, peer, request, &exchange, response) {
                 None => return,

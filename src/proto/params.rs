@@ -57,7 +57,7 @@ impl<B: AsRef<[u8]>> Params<B> {
     /// As [`Params::parse`], of the bytes that [`Params::bytes_mut`] was used to put in place: for memory that is
     /// used again and again.
     pub fn read(&mut self, limits: &Limits) -> Result<(), Error> {
-        (self.pairs, self.index) = (0, NO_INDEX);
+        self.forget();
         match scan(self.bytes.as_ref(), limits, &mut self.index) {
             Ok(pairs) => {
                 self.pairs = pairs;
@@ -72,9 +72,15 @@ impl<B: AsRef<[u8]>> Params<B> {
 
     /// The bytes, to be changed. There are no pairs until they are [read](Params::read).
     pub fn bytes_mut(&mut self) -> &mut B {
-        self.pairs = 0;
-        self.index = NO_INDEX;
+        self.forget();
         &mut self.bytes
+    }
+
+    fn forget(&mut self) {
+        // Without pairs the index is empty.
+        if self.pairs > 0 {
+            (self.pairs, self.index) = (0, NO_INDEX);
+        }
     }
 
     /// The value of a name, byte for byte, the last one where a name comes twice.
