@@ -5,8 +5,6 @@
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
-use slab::Slab;
-
 use super::decoder::{Decoder, Fragment};
 use super::encoder;
 use super::error::{Error, ErrorKind};
@@ -128,9 +126,12 @@ pub struct WholeRequest<'a> {
 #[derive(Debug)]
 pub struct Connection<T> {
     limits: Arc<Limits>,
-    requests: Slab<Request<T>>,
+    /// By slot. One that is over stays, to be filled in place: a request that is put together elsewhere and copied has
+    /// the processor wait.
+    requests: Vec<Request<T>>,
     /// The id of the request in each slot of `requests`, 0 where there is none: a dense array to search.
     ids: Vec<u16>,
+    active: u16,
     management: Management,
     decoder: Decoder,
     /// The content of a BEGIN_REQUEST that came in pieces, and how much of it is there.
@@ -161,8 +162,9 @@ impl<T: Default> Connection<T> {
     pub fn new(limits: Arc<Limits>) -> Self {
         Connection {
             limits,
-            requests: Slab::new(),
+            requests: Vec::new(),
             ids: Vec::new(),
+            active: 0,
             management: Management::default(),
             decoder: Decoder::new(),
             begin: [0; BODY_BYTES],
@@ -179,10 +181,11 @@ impl<T: Default> Connection<T> {
     /// `requests_kept`.
     pub fn reset(&mut self, requests_kept: usize) {
         if self.requests.capacity() > requests_kept {
-            (self.requests, self.ids) = (Slab::new(), Vec::new());
+            (self.requests, self.ids) = (Vec::new(), Vec::new());
         }
-        self.requests.clear();
-        self.ids.clear();
+        self.requests.iter_mut().for_each(|request| drop(request.end()));
+        self.ids.fill(0);
+        self.active = 0;
         self.management = Management::default();
         self.decoder = Decoder::new();
         self.begin_filled = 0;
@@ -200,10 +203,7 @@ impl<T: Default> Connection<T> {
     /// `StdinEnded` where `is_complete`.
     #[inline]
     pub fn take_request<'a>(&mut self, input: &mut &'a [u8]) -> Option<WholeRequest<'a>> {
-        if self.decoder.mid_record()
-            || self.closing
-            || self.requests.len() >= usize::from(self.limits.requests_max)
-        {
+        if self.decoder.mid_record() || self.closing || self.active >= self.limits.requests_max {
             return None;
         }
         let (begin, rest) = input.split_first_chunk()?;
@@ -230,7 +230,8 @@ impl<T: Default> Connection<T> {
         *input = rest;
         let keep_conn = flags & KEEP_CONN != 0;
         let state = if is_complete { State::Complete } else { State::Stdin };
-        let request = self.insert(id, |key| Request::opened(key, id, keep_conn, state, params.len() as u32));
+        let request = self.insert(id, Role::Responder, keep_conn);
+        self.requests[usize::from(request.slot)].has_params(state, params.len() as u32);
         Some(WholeRequest { request, id, keep_conn, params, is_complete })
     }
 
@@ -273,9 +274,10 @@ impl<T: Default> Connection<T> {
         status: ProtocolStatus,
         out: &mut Vec<u8>,
     ) -> Option<T> {
-        self.find(request)?;
-        let ended = self.requests.remove(usize::from(request.slot));
-        self.ids[usize::from(request.slot)] = 0;
+        let slot = usize::from(request.slot);
+        let ended = self.requests.get_mut(slot).filter(|active| active.key == request)?;
+        self.ids[slot] = 0;
+        self.active -= 1;
         self.closing |= !ended.keep_conn;
         if ended.is_incomplete() {
             self.owed = match (self.owed, ended.last_stream()) {
@@ -284,7 +286,7 @@ impl<T: Default> Connection<T> {
             };
         }
         encoder::end_request(out, ended.id, app_status, status);
-        Some(ended.value)
+        Some(ended.end())
     }
 
     #[inline(always)]
@@ -380,8 +382,8 @@ impl<T: Default> Connection<T> {
         let keep_conn = body.flags & KEEP_CONN != 0;
         let refusal = match Role::try_from(body.role) {
             Err(_) => ProtocolStatus::UnknownRole,
-            Ok(role) if self.requests.len() < usize::from(self.limits.requests_max) => {
-                let request = self.insert(id, |key| Request::new(key, id, role, keep_conn));
+            Ok(role) if self.active < self.limits.requests_max => {
+                let request = self.insert(id, role, keep_conn);
                 return Event::Begun { request, id, role, keep_conn };
             }
             // FastCGI 5.5: CANT_MPX_CONN for one request at a time, OVERLOADED for any other number.
@@ -395,23 +397,23 @@ impl<T: Default> Connection<T> {
     }
 
     #[inline]
-    fn insert(&mut self, id: RequestId, request: impl FnOnce(RequestKey) -> Request<T>) -> RequestKey {
+    fn insert(&mut self, id: RequestId, role: Role, keep_conn: bool) -> RequestKey {
         self.generation = self.generation.wrapping_add(1);
         // Most connections carry one request at a time: room for one, not for the four a Vec begins with.
         if self.ids.capacity() == 0 {
             self.requests.reserve_exact(1);
             self.ids.reserve_exact(1);
         }
-        let entry = self.requests.vacant_entry();
-        let slot = entry.key();
+        if usize::from(self.active) == self.ids.len() {
+            self.requests.push(Request::default());
+            self.ids.push(0);
+        }
+        let slot = position(&self.ids, 0).expect("fewer are active than there are slots");
+        self.active += 1;
+        self.ids[slot] = id.get();
         // `requests_max` is a u16, so slots are below it.
         let key = RequestKey { slot: slot as u16, generation: self.generation };
-        entry.insert(request(key));
-        if slot == self.ids.len() {
-            self.ids.push(id.get());
-        } else {
-            self.ids[slot] = id.get();
-        }
+        self.requests[slot].begin(key, id, role, keep_conn);
         self.recent = key.slot;
         key
     }
@@ -451,7 +453,7 @@ impl<T> Connection<T> {
     /// The connection is to be closed: a request without KEEP_CONN has ended, or the input broke, and no
     /// request is active any more. From that end on BEGIN_REQUEST is ignored.
     pub fn wants_close(&self) -> bool {
-        self.closing && self.requests.is_empty()
+        self.closing && self.active == 0
     }
 
     /// Bytes are still to come that belong to what has begun: the rest of a record, or of the input of a request
@@ -463,17 +465,17 @@ impl<T> Connection<T> {
     /// Whether there are active requests, complete and asked without KEEP_CONN: their answers end the connection.
     pub fn is_all_said(&self) -> bool {
         let is_last = |active: &Request<T>| !active.keep_conn && !active.is_incomplete();
-        !self.mid_record() && !self.requests.is_empty() && self.requests.iter().all(|(_, it)| is_last(it))
+        !self.mid_record() && self.active > 0 && self.iter().all(is_last)
     }
 
     /// How many requests are active.
     pub fn active(&self) -> usize {
-        self.requests.len()
+        usize::from(self.active)
     }
 
     /// No request is active and no record is under way.
     pub fn is_idle(&self) -> bool {
-        self.requests.is_empty() && !self.mid_record()
+        self.active == 0 && !self.mid_record()
     }
 
     /// Bytes of a record were taken that is not at its end yet.
@@ -483,12 +485,16 @@ impl<T> Connection<T> {
 
     /// The requests whose input is not all there; they cannot be served once the input has ended or broken.
     pub fn incomplete(&self) -> impl Iterator<Item = RequestKey> {
-        self.requests.iter().filter(|(_, active)| active.is_incomplete()).map(|(_, active)| active.key)
+        self.iter().filter(|active| active.is_incomplete()).map(|active| active.key)
     }
 
     /// The active requests, with what the caller keeps with each.
     pub fn requests(&self) -> impl Iterator<Item = (RequestKey, &T)> {
-        self.requests.iter().map(|(_, active)| (active.key, &active.value))
+        self.iter().map(|active| (active.key, &active.value))
+    }
+
+    fn iter(&self) -> impl Iterator<Item = &Request<T>> {
+        self.requests.iter().filter(|request| request.is_active())
     }
 
     fn find(&self, request: RequestKey) -> Option<&Request<T>> {
@@ -502,7 +508,7 @@ impl<T> Connection<T> {
         if self.ids.get(recent) == Some(&id.get()) {
             return Some(recent);
         }
-        if self.requests.is_empty() {
+        if self.active == 0 {
             return None;
         }
         let slot = position(&self.ids, id.get())?;

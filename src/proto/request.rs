@@ -70,21 +70,48 @@ pub(super) enum Step {
     Fail(ErrorKind),
 }
 
+/// Of a slot without a request: no slot has this number.
+const NOBODY: RequestKey = RequestKey { slot: u16::MAX, generation: 0 };
+
+/// A slot without a request.
+impl<T: Default> Default for Request<T> {
+    fn default() -> Request<T> {
+        Request {
+            key: NOBODY,
+            id: RequestId::ONE,
+            role: Role::Responder,
+            keep_conn: false,
+            state: State::Params,
+            params_bytes: 0,
+            value: T::default(),
+        }
+    }
+}
+
 impl<T: Default> Request<T> {
-    pub(super) fn new(key: RequestKey, id: RequestId, role: Role, keep_conn: bool) -> Request<T> {
-        Request { key, id, role, keep_conn, state: State::Params, params_bytes: 0, value: T::default() }
+    /// Makes the slot free and gives what the caller kept in it.
+    #[inline]
+    pub(super) fn end(&mut self) -> T {
+        self.key = NOBODY;
+        core::mem::take(&mut self.value)
+    }
+}
+
+impl<T> Request<T> {
+    #[inline]
+    pub(super) fn begin(&mut self, key: RequestKey, id: RequestId, role: Role, keep_conn: bool) {
+        (self.key, self.id, self.role, self.keep_conn) = (key, id, role, keep_conn);
+        (self.state, self.params_bytes) = (State::Params, 0);
     }
 
-    /// A Responder's, with all its params.
+    pub(super) fn is_active(&self) -> bool {
+        self.key != NOBODY
+    }
+
+    /// All its params came with it.
     #[inline]
-    pub(super) fn opened(
-        key: RequestKey,
-        id: RequestId,
-        keep_conn: bool,
-        state: State,
-        params_bytes: u32,
-    ) -> Request<T> {
-        Request { key, id, role: Role::Responder, keep_conn, state, params_bytes, value: T::default() }
+    pub(super) fn has_params(&mut self, state: State, params_bytes: u32) {
+        (self.state, self.params_bytes) = (state, params_bytes);
     }
 }
 
@@ -181,7 +208,7 @@ mod tests {
     use RecordType::{AbortRequest, Data, Params, Stdin};
 
     fn request(role: Role) -> Request<()> {
-        Request::new(RequestKey { slot: 0, generation: 0 }, RequestId::ONE, role, true)
+        Request { role, ..Request::default() }
     }
 
     /// Feeds whole records of the given lengths and checks what each one means.

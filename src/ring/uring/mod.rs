@@ -397,13 +397,28 @@ impl Uring {
                 None
             }
             Progress::Done { descriptor, completion } => {
-                if let Some(socket) = self.sockets.get_mut(descriptor) {
-                    socket.sending = None;
-                    if socket.is_closing {
-                        self.finish_close(descriptor);
-                    }
-                }
+                self.send_ended(descriptor);
                 Some(completion)
+            }
+        }
+    }
+
+    /// Takes the front of `inferred` if it says that an output was sent with one operation.
+    #[inline(always)]
+    fn next_is_sent(&mut self) -> Option<(Token, Output)> {
+        let Some(&Inferred::Sent(tag)) = self.inferred.front() else { return None };
+        let (descriptor, token, output) = self.sends.inferred_whole(tag)?;
+        self.inferred.pop_front();
+        self.inferred_submitted -= 1;
+        self.send_ended(descriptor);
+        Some((token, output))
+    }
+
+    fn send_ended(&mut self, descriptor: Descriptor) {
+        if let Some(socket) = self.sockets.get_mut(descriptor) {
+            socket.sending = None;
+            if socket.is_closing {
+                self.finish_close(descriptor);
             }
         }
     }
@@ -741,14 +756,22 @@ impl Ring for Uring {
             if let Some(completion) = self.ready.pop_front() {
                 return Some(completion);
             }
+            // What nearly all completions are is put together here, where it is returned: pieces just written
+            // elsewhere, and copied as a whole, have the processor wait.
             if self.inferred_true > 0 {
                 self.inferred_true -= 1;
+                if let Some((token, output)) = self.next_is_sent() {
+                    return Some(Completion::Sent { token, output, result: Ok(()) });
+                }
                 if let Some(completion) = self.infer_next() {
                     return Some(completion);
                 }
                 continue;
             }
             if let Some(entry) = self.next_entry() {
+                if let Some((token, chunk)) = self.received_more(&entry) {
+                    return Some(Completion::Received { token, chunk });
+                }
                 match self.handle(&entry) {
                     None => continue,
                     completion => return completion,

@@ -64,41 +64,48 @@ impl Queue {
     ///
     /// The memory that the operation points to stays valid, and is not written to, until its last completion,
     /// or until it is known that the kernel is done with it.
+    #[inline(always)]
     pub(super) unsafe fn push_pointing(&mut self, entry: squeue::Entry) {
-        if self.backlog.is_empty() {
+        let mut submission = self.ring.submission();
+        if self.backlog.is_empty() && !submission.is_full() {
             // SAFETY: as the caller promises.
-            if unsafe { self.try_push(&entry) } {
-                return;
-            }
-            // Only submits: this may happen in the middle of reading completions.
-            let _ = self.enter(0, 0);
+            let _ = unsafe { submission.push(&entry) };
+        } else {
+            drop(submission);
             // SAFETY: as the caller promises.
-            if unsafe { self.try_push(&entry) } {
-                return;
-            }
+            unsafe { self.push_late(entry) };
         }
-        self.backlog.push_back(entry);
     }
 
+    /// Queues an operation for which there is no room.
+    ///
     /// # Safety
     ///
     /// As for `push_pointing`.
-    unsafe fn try_push(&mut self, entry: &squeue::Entry) -> bool {
+    #[cold]
+    unsafe fn push_late(&mut self, entry: squeue::Entry) {
+        if self.backlog.is_empty() {
+            // Only submits: this may happen in the middle of reading completions.
+            let _ = self.enter(0, 0);
+        }
+        self.backlog.push_back(entry);
+        self.push_backlog();
+    }
+
+    fn push_backlog(&mut self) {
         let mut submission = self.ring.submission();
-        // SAFETY: as the caller promises.
-        unsafe { submission.push(entry) }.is_ok()
+        while let Some(entry) = self.backlog.pop_front() {
+            // SAFETY: whoever queued it promised what `push_pointing` asks for.
+            if unsafe { submission.push(&entry) }.is_err() {
+                return self.backlog.push_front(entry);
+            }
+        }
     }
 
     /// Submits what is queued, lets the kernel deliver what is due, and sleeps until at least `want`
     /// completions are there. A signal ends the sleep early; that is no failure.
     pub(super) fn turn(&mut self, want: u32) -> Result<(), Failure> {
-        while let Some(entry) = self.backlog.pop_front() {
-            // SAFETY: whoever queued it promised what `push_pointing` asks for.
-            if !unsafe { self.try_push(&entry) } {
-                self.backlog.push_front(entry);
-                break;
-            }
-        }
+        self.push_backlog();
         let want = if self.backlog.is_empty() { want } else { 0 };
         self.enter(want, self.wait_flags).or_else(|errno| match errno {
             // EBUSY: completions must be read first. EAGAIN: no memory for requests at the moment. Both pass,

@@ -3,11 +3,23 @@
 use io_uring::{cqueue, opcode, squeue};
 use rustix::net::RecvFlags;
 
-use super::super::{Completion, Descriptor, Failure, Operation};
+use super::super::{Chunk, Completion, Descriptor, Failure, Operation, Token};
 use super::socket::{Kind, Receiving, Tag};
 use super::{Uring, provided};
 
 impl Uring {
+    /// Bytes of a multishot recv that goes on. `None`, and nothing done, for any other completion.
+    #[inline(always)]
+    pub(super) fn received_more(&mut self, entry: &cqueue::Entry) -> Option<(Token, Chunk)> {
+        let (tag, flags) = (Tag::from_u64(entry.user_data()), entry.flags());
+        if tag.kind != Kind::Recv || entry.result() <= 0 || !cqueue::more(flags) {
+            return None;
+        }
+        let socket = self.sockets.of_tag(tag).filter(|socket| !socket.is_closing)?;
+        let id = cqueue::buffer_select(flags)?;
+        Some((socket.token, self.provided.take(id).fill(entry.result() as usize)))
+    }
+
     pub(super) fn received(&mut self, tag: Tag, result: i32, flags: u32) -> Option<Completion> {
         let is_over = !cqueue::more(flags);
         self.in_flight -= usize::from(is_over);
