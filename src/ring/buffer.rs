@@ -121,6 +121,7 @@ impl Pool {
     ///
     /// `id` came from `into_id` of a buffer of this pool, was not reclaimed since, and whoever was given its
     /// address no longer writes to it.
+    #[inline]
     pub(crate) unsafe fn reclaim(&self, id: u16) -> LentBuffer {
         debug_assert_eq!(self.memory().views[id as usize].load(Ordering::Relaxed), 1);
         LentBuffer(Hold { memory: self.0.0, id })
@@ -153,6 +154,7 @@ impl LentBuffer {
     /// # Panics
     ///
     /// When `count` is more than the buffer holds.
+    #[inline(always)]
     pub(crate) fn fill(self, count: usize) -> Chunk {
         assert!(count <= self.0.memory().buffer_bytes, "more bytes than the buffer holds");
         if count == 0 {
@@ -222,6 +224,7 @@ impl Chunk {
     /// # Panics
     ///
     /// When it lies outside.
+    #[inline]
     pub(crate) fn range_of(&self, part: &[u8]) -> Range<usize> {
         let offset = (part.as_ptr().addr()).wrapping_sub(self.as_ptr().addr());
         let inside = offset < self.len() && part.len() <= self.len() - offset;
@@ -234,6 +237,7 @@ impl Chunk {
     /// # Panics
     ///
     /// When `range` reaches beyond the end.
+    #[inline]
     pub(crate) fn into_part(mut self, range: Range<usize>) -> Chunk {
         assert!(range.start <= range.end && range.end <= self.len(), "the part is not one of this chunk");
         match &mut self.0 {

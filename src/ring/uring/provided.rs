@@ -124,6 +124,7 @@ impl Provided {
     }
 
     /// The buffer that a completion names.
+    #[inline]
     pub(super) fn take(&mut self, id: u16) -> LentBuffer {
         assert!(
             std::mem::take(&mut self.lies_ready[id as usize]),
