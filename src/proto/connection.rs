@@ -183,9 +183,10 @@ impl<T: Default> Connection<T> {
         if self.requests.capacity() > requests_kept {
             (self.requests, self.ids) = (Vec::new(), Vec::new());
         }
-        self.requests.iter_mut().for_each(|request| drop(request.end()));
-        self.ids.fill(0);
-        self.active = 0;
+        if core::mem::take(&mut self.active) > 0 {
+            self.requests.iter_mut().for_each(|request| drop(request.end()));
+            self.ids.fill(0);
+        }
         self.management = Management::default();
         self.decoder = Decoder::new();
         self.begin_filled = 0;
